@@ -1,0 +1,237 @@
+"""LoRA: leave the pretrained weight matrix W alone, learn a low-rank update beside it.
+
+    y = x W^T + b + (alpha / rank) * (x A B)
+
+          x (in) ------ W, frozen: out x in ------.
+             \\                                     (+)--> y (out)
+              `-- A: in x rank -- B: rank x out --'
+
+Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1.
+Worked numbers, for a 768 x 768 layer of GPT-2 at rank 16: W has 589,824 weights, A and B have
+768 * 16 + 16 * 768 = 24,576, which is 4.2 %.
+"""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from llm.errors import InputError
+
+# The Linear layers of a block by name; "all" adds the classifier head to them.
+BLOCK_TARGETS = ("W_query", "W_key", "W_value", "out_proj", "fc1", "fc2")
+
+
+class LoRALayer(nn.Module):
+    """The update alone: x -> scale * (x A B), (..., in_dim) -> (..., out_dim).
+
+    A starts from random numbers, B from zeros, so the update starts at exactly zero: a model with
+    fresh LoRA layers answers as it did without them, and still B has a gradient to leave zero by.
+
+    A is drawn uniformly from +-1/sqrt(in_dim), Kaiming's rule for the fan-in of the layer, as
+    loralib and peft do. The lesson stores A as (in_dim, rank) too but hands that to PyTorch's
+    `kaiming_uniform_`, which takes the second number, the rank, for the fan-in: for 768 inputs and
+    rank 16 it draws from +-0.25 in place of +-0.036, 6.9 times wider. Hence the `.T` below.
+
+    Args:
+        in_dim, out_dim: of the layer that is adapted.
+        rank: columns of A and rows of B.
+        alpha: strength of the update. The scale is alpha / rank, so that a change of rank does
+            not change the strength; the lesson's first code multiplied by alpha alone, which at
+            rank 16 learns 16 times as hard: alpha = 16 there is alpha = 256 here.
+        dropout: share of the inputs to A that is zeroed while training.
+        rslora: scale by alpha / sqrt(rank) instead (Kalajdzievski 2023, "rsLoRA").
+    """
+
+    def __init__(self, in_dim, out_dim, rank, alpha, dropout=0.0, rslora=False):
+        super().__init__()
+        if not isinstance(rank, int) or rank < 1:
+            raise InputError(f"rank must be a whole number of at least 1, not {rank!r}")
+        if not 0 <= dropout < 1:
+            raise InputError(f"LoRA dropout must be in [0, 1), not {dropout}")
+        self.rank, self.alpha, self.rslora = rank, alpha, rslora
+        self.scale = alpha / math.sqrt(rank) if rslora else alpha / rank
+        self.A = nn.Parameter(torch.empty(in_dim, rank))
+        self.B = nn.Parameter(torch.zeros(rank, out_dim))
+        nn.init.kaiming_uniform_(self.A.T, a=math.sqrt(5))  # +-1/sqrt(in_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., in_dim) -> (..., rank) -> (..., out_dim)"""
+        return self.scale * (self.dropout(x) @ self.A @ self.B)
+
+    def delta(self) -> torch.Tensor:
+        """The update as one matrix in the layout of `nn.Linear.weight`, (out_dim, in_dim)."""
+        return self.scale * (self.A @ self.B).T
+
+
+class LinearWithLoRA(nn.Module):
+    """A frozen `nn.Linear` with a trainable LoRALayer beside it, (..., in) -> (..., out)."""
+
+    def __init__(self, linear: nn.Linear, rank, alpha, dropout=0.0, rslora=False):
+        super().__init__()
+        if isinstance(linear, LinearWithLoRA):
+            raise InputError("this layer has a LoRA layer already; merge or remove it first")
+        out_dim, in_dim = linear.weight.shape
+        self.linear = linear
+        with linear.weight.device:  # A and B live where the layer lives, "meta" included
+            self.lora = LoRALayer(in_dim, out_dim, rank, alpha, dropout, rslora)
+        self.merged = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The equation at the top of this file; `step_by_step` is the form to read."""
+        if self.merged:
+            return self.linear(x)
+        if self.lora.training and self.lora.dropout.p > 0:
+            return self.step_by_step(x)
+        return _FusedLoRA.apply(
+            x, self.linear.weight, self.linear.bias, self.lora.A, self.lora.B, self.lora.scale
+        )
+
+    def step_by_step(self, x: torch.Tensor) -> torch.Tensor:
+        """The frozen layer plus the update."""
+        return self.linear(x) + self.lora(x)
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Fold the update into W, so that inference costs what it did without LoRA.
+
+        Raises InputError when it is merged already: adding the update twice is never wanted.
+        """
+        if self.merged:
+            raise InputError("the LoRA layer is merged already; unmerge it first")
+        self.linear.weight += self.lora.delta().to(self.linear.weight.dtype)
+        self.merged = True
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Take the update out of W again; W comes back to rounding.
+
+        Raises InputError when it is not merged.
+        """
+        if not self.merged:
+            raise InputError("the LoRA layer is not merged; there is nothing to unmerge")
+        self.linear.weight -= self.lora.delta().to(self.linear.weight.dtype)
+        self.merged = False
+
+
+class _FusedLoRA(torch.autograd.Function):
+    """y = x W^T + b + scale * (x A) B, and its gradients, with as few passes as can be.
+
+    At small widths a naive LoRA layer is *slower* than training W itself: its arithmetic is small,
+    but it writes x A B and the sum as tensors of their own and reads them again, forward and
+    backward. `addmm_` adds a product into a tensor that is there already. Nothing is computed for
+    the frozen W, and of the activations only x is kept, and x A, which is rank numbers a token.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, A, B, scale):
+        rows = x.reshape(-1, x.shape[-1])  # (all_tokens, in)
+        low = rows @ A  # (all_tokens, rank)
+        y = torch.nn.functional.linear(rows, weight, bias)  # (all_tokens, out)
+        y.addmm_(low, B, alpha=scale)
+        ctx.save_for_backward(rows, low, weight, A, B)
+        ctx.scale = scale
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        rows, low, weight, A, B = ctx.saved_tensors
+        grad_rows = grad_y.reshape(-1, grad_y.shape[-1])  # (all_tokens, out)
+        grad_low = (grad_rows @ B.T) * ctx.scale  # (all_tokens, rank)
+        grad_x = grad_A = grad_B = None
+        if ctx.needs_input_grad[0]:
+            grad_x = (grad_rows @ weight).addmm_(grad_low, A.T)
+            grad_x = grad_x.view(*grad_y.shape[:-1], -1)
+        if ctx.needs_input_grad[3]:
+            grad_A = rows.T @ grad_low
+        if ctx.needs_input_grad[4]:
+            grad_B = (low.T @ grad_rows) * ctx.scale
+        return grad_x, None, None, grad_A, grad_B, None
+
+
+def replace_linear_with_lora(
+    model: nn.Module,
+    rank: int,
+    alpha: float,
+    targets: str | Iterable[str] = BLOCK_TARGETS,
+    dropout: float = 0.0,
+    rslora: bool = False,
+    freeze: bool = True,
+) -> list[str]:
+    """Put a LoRA layer beside every Linear that `targets` names, in place.
+
+    Args:
+        model: any module; a GPTClassifier's head is trained itself unless it is a target. It
+            starts from random numbers, and a low-rank update of a random matrix is not what one
+            wants: 12,320 numbers at rank 16 to steer 1,538.
+        targets: the last part of the layers' names ("W_query"), or "all" for every Linear,
+            the head included, as the lesson's code does.
+        freeze: let only A and B (and the untargeted head) be trained.
+
+    Returns:
+        the full names of the replaced layers, in the model's order.
+
+    Raises:
+        InputError: an unknown target (lists the names there are), LoRA layers there already, a
+            rank below 1.
+    """
+    if any(isinstance(module, LinearWithLoRA) for module in model.modules()):
+        raise InputError("the model has LoRA layers already; merge them before adding others")
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    known = list(dict.fromkeys(name.rpartition(".")[2] for name in linears))
+    wanted = known if targets == "all" else [targets] if isinstance(targets, str) else list(targets)
+    unknown = [name for name in wanted if name not in known]
+    if unknown or not wanted:
+        raise InputError(
+            f"no Linear layer is called {', '.join(unknown) or '(nothing)'}; "
+            f"choose from {', '.join(known)}, or all"
+        )
+    if freeze:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("head" not in wanted and name.startswith("head."))
+    replaced = [name for name in linears if name.rpartition(".")[2] in wanted]
+    for name in replaced:
+        parent, _, child = name.rpartition(".")
+        owner = model.get_submodule(parent)
+        setattr(owner, child, LinearWithLoRA(getattr(owner, child), rank, alpha, dropout, rslora))
+    return replaced
+
+
+def lora_layers(model: nn.Module) -> dict[str, LinearWithLoRA]:
+    """The LoRA-adapted layers of a model by their full name."""
+    layers = model.named_modules()
+    return {name: module for name, module in layers if isinstance(module, LinearWithLoRA)}
+
+
+def merge(model: nn.Module) -> None:
+    """Merge every LoRA layer of the model. Raises InputError when one is merged already."""
+    for layer in _all_with(model, merged=False):
+        layer.merge()
+
+
+def unmerge(model: nn.Module) -> None:
+    """Unmerge every LoRA layer of the model. Raises InputError when one is not merged."""
+    for layer in _all_with(model, merged=True):
+        layer.unmerge()
+
+
+def merge_and_unload(model: nn.Module) -> None:
+    """Fold every update into its W and take the LoRA layers out: a plain model remains."""
+    for name, layer in lora_layers(model).items():
+        if not layer.merged:
+            layer.merge()
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer.linear)
+
+
+def _all_with(model: nn.Module, merged: bool) -> list[LinearWithLoRA]:
+    """All LoRA layers, checked before any is touched, so that an error leaves nothing half done."""
+    layers = list(lora_layers(model).values())
+    if not layers:
+        raise InputError("the model has no LoRA layers; add them with replace_linear_with_lora")
+    if any(layer.merged != merged for layer in layers):
+        state = "merged already" if not merged else "not merged"
+        raise InputError(f"a LoRA layer of this model is {state}")
+    return layers
