@@ -11,6 +11,7 @@ from torch import nn
 
 from llm.attention import last_tokens
 from llm.config import GPTConfig
+from llm.errors import InputError
 from llm.gpt import GPTModel
 
 
@@ -21,6 +22,8 @@ class GPTClassifier(nn.Module):
         super().__init__()
         self.body = GPTModel(config)
         self.head = nn.Linear(config.emb_dim, n_classes)
+        self.n_classes = n_classes
+        self.packed = None  # True or False chooses the layout; None: packed unless on a GPU
         if self.head.weight.device.type != "meta":
             nn.init.normal_(self.head.weight, std=0.02)
             nn.init.zeros_(self.head.bias)
@@ -30,40 +33,40 @@ class GPTClassifier(nn.Module):
         """The shape of the body."""
         return self.body.config
 
-    def forward(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor, start: int = 0) -> torch.Tensor:
         """Class scores of a batch of messages.
 
         Args:
-            ids: (batch, longest) token ids, padded on the right with any token.
+            x: (batch, longest) token ids, padded on the right with any token; or, where `start`
+                is above 0, what the first `start` blocks made of them, packed or in rows.
             lengths: (batch,) real tokens in each row, at least 1.
+            start: blocks that `x` has been through already.
 
         Returns:
             logits (batch, n_classes); softmax makes them probabilities.
         """
-        return self.head(self.from_hidden(self.embed(ids, lengths), lengths))
+        x = self.embed(x, lengths) if start == 0 else x
+        blocks = self.body.trf_blocks[start:]
+        for block in blocks[:-1]:
+            x = block(x, lengths)
+        x = blocks[-1](x, lengths, last_only=True) if len(blocks) else last_tokens(x, lengths)
+        return self.head(self.body.final_norm(x))  # (batch, emb_dim) -> (batch, n_classes)
 
     def embed(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Ids -> packed embeddings (all_tokens, emb_dim) on a CPU, padded rows on a GPU.
 
         A CPU's time goes with the number of tokens, so padding is dropped; a GPU's goes with the
         number of kernels started, so rows stay in one block. The result is the same to rounding.
+
+        Raises InputError when a row is longer than the context; `llm.batching` cuts messages.
         """
         positions = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
-        if not ids.is_cuda:
+        if ids.shape[1] > self.config.context_length:
+            raise InputError(
+                f"a message of {ids.shape[1]} tokens does not fit into the context of "
+                f"{self.config.context_length}; cut it"
+            )
+        if not ids.is_cuda if self.packed is None else self.packed:
             real = positions < lengths[:, None]  # (batch, longest)
             ids, positions = ids[real], positions[real]  # (all_tokens,)
         return self.body.embed(ids, positions)
-
-    def through_blocks(self, x, lengths, stop: int) -> torch.Tensor:
-        """The first `stop` blocks, for all tokens: the shape of `x` -> the same shape."""
-        for block in self.body.trf_blocks[:stop]:
-            x = block(x, lengths)
-        return x
-
-    def from_hidden(self, x, lengths, start: int = 0) -> torch.Tensor:
-        """Blocks from `start` on and the final LayerNorm: -> (batch, emb_dim), last tokens."""
-        blocks = self.body.trf_blocks[start:]
-        for block in blocks[:-1]:
-            x = block(x, lengths)
-        x = blocks[-1](x, lengths, last_only=True) if len(blocks) else last_tokens(x, lengths)
-        return self.body.final_norm(x)

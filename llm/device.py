@@ -1,0 +1,69 @@
+"""Where to compute: picking the device, seeding, and how much memory a process has used."""
+
+import ctypes
+import sys
+from contextlib import nullcontext
+
+import torch
+
+from llm.errors import InputError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("fp32", "bf16")
+
+
+def pick_device(name: str = "auto") -> str:
+    """`auto` takes a CUDA GPU, else Apple's, else the CPU. Raises InputError if it is absent."""
+    present = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+        "cpu": lambda: True,
+    }
+    if name == "auto":
+        return next(device for device, is_present in present.items() if is_present())
+    if name not in present:
+        raise InputError(f"unknown device {name!r}; choose from {', '.join(DEVICES)}")
+    if not present[name]():
+        raise InputError(f"PyTorch finds no {name} device on this machine; try --device cpu")
+    return name
+
+
+def autocast(device: str, precision: str):
+    """Matrix products in bfloat16 with `bf16`; everything in float32 with `fp32`."""
+    if precision not in PRECISIONS:
+        raise InputError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device, torch.bfloat16)
+
+
+def keep_freed_memory() -> bool:
+    """Ask the C library to keep freed memory for the next tensor. True where that is possible.
+
+    By default glibc returns every large tensor's memory to the system when it is freed, and the
+    system hands it out again page by page, each page cleared: at the sizes of a small model that
+    costs some percent of a training step. Peak memory stays what it is.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+        gigabyte = 1 << 30
+        return bool(libc.mallopt(mmap_threshold, gigabyte) & libc.mallopt(trim_threshold, gigabyte))
+    except (OSError, AttributeError):
+        return False
+
+
+def peak_memory_bytes(device: str = "cpu") -> int:
+    """The most memory in use so far: the CUDA allocator's peak, or the process's resident peak."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
