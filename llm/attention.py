@@ -86,7 +86,8 @@ class MultiHeadAttention(nn.Module):
             context = self._attend_packed(queries, keys, values, lengths, last_only)
         elif last_only:
             # (batch, 1, 1, tokens): the one query may look at the real tokens, not the padding
-            real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+            real_tokens = torch.as_tensor(lengths, device=x.device)[:, None]
+            real = torch.arange(x.shape[1], device=x.device) < real_tokens
             queries = queries[:, None]  # (batch, 1, emb_dim)
             context = self.attend(queries, keys, values, mask=real[:, None, None])[:, 0]
         else:

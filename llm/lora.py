@@ -16,6 +16,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from llm.errors import InputError
 
@@ -42,28 +43,39 @@ class LoRALayer(nn.Module):
             rank 16 learns 16 times as hard: alpha = 16 there is alpha = 256 here.
         dropout: share of the inputs to A that is zeroed while training.
         rslora: scale by alpha / sqrt(rank) instead (Kalajdzievski 2023, "rsLoRA").
+        dtype: of A and B.
+
+    Raises InputError when a setting is out of its range.
     """
 
-    def __init__(self, in_dim, out_dim, rank, alpha, dropout=0.0, rslora=False):
+    def __init__(self, in_dim, out_dim, rank, alpha, dropout=0.0, rslora=False, dtype=None):
         super().__init__()
-        if not isinstance(rank, int) or rank < 1:
-            raise InputError(f"rank must be a whole number of at least 1, not {rank!r}")
-        if not 0 <= dropout < 1:
-            raise InputError(f"LoRA dropout must be in [0, 1), not {dropout}")
+        check_settings(rank, alpha, dropout)
         self.rank, self.alpha, self.rslora = rank, alpha, rslora
         self.scale = alpha / math.sqrt(rank) if rslora else alpha / rank
-        self.A = nn.Parameter(torch.empty(in_dim, rank))
-        self.B = nn.Parameter(torch.zeros(rank, out_dim))
+        self.A = nn.Parameter(torch.empty(in_dim, rank, dtype=dtype))
+        self.B = nn.Parameter(torch.zeros(rank, out_dim, dtype=dtype))
         nn.init.kaiming_uniform_(self.A.T, a=math.sqrt(5))  # +-1/sqrt(in_dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in_dim) -> (..., rank) -> (..., out_dim)"""
-        return self.scale * (self.dropout(x) @ self.A @ self.B)
+        A, B = self.A.to(x.dtype), self.B.to(x.dtype)
+        return self.scale * (self.dropout(x) @ A @ B)
 
     def delta(self) -> torch.Tensor:
         """The update as one matrix in the layout of `nn.Linear.weight`, (out_dim, in_dim)."""
         return self.scale * (self.A @ self.B).T
+
+
+def check_settings(rank, alpha, dropout) -> None:
+    """Raise InputError when a LoRA layer cannot have these settings."""
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        raise InputError(f"rank must be a whole number of at least 1, not {rank!r}")
+    if not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
+        raise InputError(f"alpha must be a number above 0, not {alpha!r}")
+    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise InputError(f"LoRA dropout must be in [0, 1), not {dropout!r}")
 
 
 class LinearWithLoRA(nn.Module):
@@ -75,19 +87,26 @@ class LinearWithLoRA(nn.Module):
             raise InputError("this layer has a LoRA layer already; merge or remove it first")
         out_dim, in_dim = linear.weight.shape
         self.linear = linear
+        # A frozen W may be kept in bfloat16; what is trained needs float32 for its small steps.
+        dtype = torch.promote_types(linear.weight.dtype, torch.float32)
         with linear.weight.device:  # A and B live where the layer lives, "meta" included
-            self.lora = LoRALayer(in_dim, out_dim, rank, alpha, dropout, rslora)
+            self.lora = LoRALayer(in_dim, out_dim, rank, alpha, dropout, rslora, dtype)
         self.merged = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The equation at the top of this file; `step_by_step` is the form to read."""
         if self.merged:
             return self.linear(x)
-        if self.lora.training and self.lora.dropout.p > 0:
-            return self.step_by_step(x)
-        return _FusedLoRA.apply(
-            x, self.linear.weight, self.linear.bias, self.lora.A, self.lora.B, self.lora.scale
-        )
+        dropping = self.lora.training and self.lora.dropout.p > 0
+        if dropping or any(parameter.requires_grad for parameter in self.linear.parameters()):
+            return self.step_by_step(x)  # the fused form has no dropout and no gradient for W
+        # Under autocast all compute in its lower precision, else in that of the input.
+        kind = x.device.type
+        low_precision = torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if low_precision else x.dtype
+        tensors = (x, self.linear.weight, self.linear.bias, self.lora.A, self.lora.B)
+        tensors = (None if tensor is None else tensor.to(dtype) for tensor in tensors)
+        return _FusedLoRA.apply(*tensors, self.lora.scale)
 
     def step_by_step(self, x: torch.Tensor) -> torch.Tensor:
         """The frozen layer plus the update."""
@@ -133,9 +152,10 @@ class _FusedLoRA(torch.autograd.Function):
         y.addmm_(low, B, alpha=scale)
         ctx.save_for_backward(rows, low, weight, A, B)
         ctx.scale = scale
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], len(weight))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad_y):
         rows, low, weight, A, B = ctx.saved_tensors
         grad_rows = grad_y.reshape(-1, grad_y.shape[-1])  # (all_tokens, out)
@@ -143,7 +163,7 @@ class _FusedLoRA(torch.autograd.Function):
         grad_x = grad_A = grad_B = None
         if ctx.needs_input_grad[0]:
             grad_x = (grad_rows @ weight).addmm_(grad_low, A.T)
-            grad_x = grad_x.view(*grad_y.shape[:-1], -1)
+            grad_x = grad_x.view(*grad_y.shape[:-1], len(A))
         if ctx.needs_input_grad[3]:
             grad_A = rows.T @ grad_low
         if ctx.needs_input_grad[4]:
@@ -175,8 +195,9 @@ def replace_linear_with_lora(
 
     Raises:
         InputError: an unknown target (lists the names there are), LoRA layers there already, a
-            rank below 1.
+            setting out of range. Nothing is changed then.
     """
+    check_settings(rank, alpha, dropout)
     if any(isinstance(module, LinearWithLoRA) for module in model.modules()):
         raise InputError("the model has LoRA layers already; merge them before adding others")
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
