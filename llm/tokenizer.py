@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 import os
+from functools import cached_property
 from pathlib import Path
 
 import tiktoken
@@ -82,20 +83,25 @@ class Tokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Write the vocabulary into `folder`, in tiktoken's own format, with a description."""
-        lines = [
-            f"{base64.b64encode(token).decode()} {rank}\n"
-            for token, rank in sorted(self.ranks.items(), key=lambda item: item[1])
-        ]
-        content = "".join(lines)
-        write_text(Path(folder) / VOCABULARY, content)
+        write_text(Path(folder) / VOCABULARY, self._lines())
         description = {
             "name": self.name,
             "vocab_size": self.vocab_size,
             "pattern": self.pattern,
             "special_tokens": {END_OF_TEXT: self.eot_id},
-            "sha256": hashlib.sha256(content.encode()).hexdigest(),
+            "sha256": self.sha256,
         }
         write_json(Path(folder) / DESCRIPTION, description)
+
+    @cached_property
+    def sha256(self) -> str:
+        """What the vocabulary file's content hashes to: tells one vocabulary from another."""
+        return hashlib.sha256(self._lines().encode()).hexdigest()
+
+    def _lines(self) -> str:
+        """The vocabulary in tiktoken's format: a token in base64 and its number, a line each."""
+        ordered = sorted(self.ranks.items(), key=lambda item: item[1])
+        return "".join(f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in ordered)
 
 
 def mini_tokenizer() -> Tokenizer:
