@@ -42,7 +42,7 @@ class Run:
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all; process 0 writes for all."""
-        if self.path is None or distributed.rank() != 0:
+        if self.path is None or not distributed.first():
             return
         tensors = {f"weights.{name}": p for name, p in trainable_state(self.model).items()}
         tensors |= {f"best.{name}": p for name, p in self.best.items()}

@@ -8,7 +8,14 @@ came out: the frozen prefix costs one forward pass in all, not one an epoch.
 import torch
 import torch.nn.functional as F
 
-from llm.batching import Batch, Encoded, batch_indices, collate, sorted_batches
+from llm.batching import (
+    Batch,
+    Encoded,
+    batch_indices,
+    collate,
+    sorted_batches,
+    steps_per_epoch,
+)
 from llm.classifier import GPTClassifier
 from llm.evaluation import classification_metrics
 
@@ -47,6 +54,16 @@ class ClassificationTask:
         if not mine:  # fewer messages than parts: something to compute on, that does not count
             mine, weight = indices[:1], 0.0
         return self.inputs(self.train, mine), weight
+
+    def largest_batch(self) -> tuple[Batch, float]:
+        """The batch of the first epoch with the most tokens: the one that memory has to hold."""
+        steps = range(steps_per_epoch(len(self.train), self.batch_size))
+
+        def tokens(step: int) -> int:
+            indices = batch_indices(len(self.train), self.batch_size, step, self.seed)
+            return sum(len(self.train.ids[index]) for index in indices)
+
+        return self.batch(max(steps, key=tokens))
 
     def loss(self, model: torch.nn.Module, batch: tuple[Batch, float]) -> torch.Tensor:
         """Cross-entropy: this part's share of the mean over the batch's messages."""

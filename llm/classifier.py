@@ -16,11 +16,14 @@ from llm.gpt import GPTModel
 
 
 class GPTClassifier(nn.Module):
-    """A GPT-2 body with a linear head for `n_classes` labels, (emb_dim -> n_classes)."""
+    """A GPT-2 body with a linear head for `n_classes` labels, (emb_dim -> n_classes).
 
-    def __init__(self, config: GPTConfig, n_classes: int = 2):
+    Without a `body`, one with random weights is made.
+    """
+
+    def __init__(self, config: GPTConfig, n_classes: int = 2, body: GPTModel | None = None):
         super().__init__()
-        self.body = GPTModel(config)
+        self.body = GPTModel(config) if body is None else body
         self.head = nn.Linear(config.emb_dim, n_classes)
         self.n_classes = n_classes
         self.packed = None  # True or False chooses the layout; None: packed unless on a GPU

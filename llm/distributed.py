@@ -31,8 +31,13 @@ def processes() -> int:
 
 
 def rank() -> int:
-    """The number of this one, from 0; process 0 writes files and prints."""
+    """The number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+def first() -> bool:
+    """Whether this is the process that writes files and prints."""
+    return rank() == 0
 
 
 def wrap(model: nn.Module) -> nn.Module:

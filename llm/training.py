@@ -209,7 +209,7 @@ def _progress_bar(steps: int, done: int, quiet: bool):
         initial=done,
         unit="step",
         leave=False,
-        disable=True if quiet or distributed.rank() != 0 else None,  # None: only on a terminal
+        disable=True if quiet or not distributed.first() else None,  # None: only on a terminal
     )
 
 

@@ -1,0 +1,266 @@
+"""What each command of `llm.cli` does: read options, call the library, print."""
+
+import json
+import sys
+from pathlib import Path
+
+from llm.errors import InputError
+
+# Options of `compare` and `finetune` that FinetuneSettings has under the same name ...
+SHARED = ["model", "weights", "task", "data", "limit", "epochs", "batch_size", "lr", "precision"]
+SHARED += ["split_seed"]
+# ... and those that compare hands on as they came.
+HANDED_ON = ["rank", "alpha", "targets", "lora_dropout", "device"]
+
+
+def compare(options) -> None:
+    """Train all methods, write results and figures, print the table."""
+    from llm import plots
+    from llm.compare import compare, table
+
+    methods = [name.strip() for name in options.methods.split(",") if name.strip()]
+    seeds = list(range(options.seed, options.seed + options.seeds))
+    settings = _settings(options, method=methods[0] if methods else "")  # refuses bad options now
+    about = {
+        name: getattr(settings, name)
+        for name in ("task", "data", "balanced", "limit", "split_seed")
+    }
+    results = compare(methods, seeds, options.out, _finetune_arguments(options), about)
+    plots.comparison_figures(results, Path(options.out))
+    if options.json:
+        print(json.dumps(results, indent=2))
+    else:
+        print(table(results))
+        _say(options, f"\nwritten: {options.out}/results.json and the figures beside it")
+
+
+def finetune(options) -> None:
+    """One run."""
+    from llm.finetuning import finetune
+
+    about = finetune(
+        _settings(options, options.method),
+        options.out,
+        options.resume,
+        options.device,
+        options.quiet,
+    )
+    if options.json:
+        print(json.dumps(about, indent=2))
+        return
+    record = about["record"]
+    print(f"{record['trainable_parameters']:,} of {record['total_parameters']:,} trained")
+    print(_measures(record["test"]))
+    _say(options, f"written: {options.out}, {record['saved_bytes']:,} bytes of weights")
+
+
+def evaluate(options) -> None:
+    """Measure a folder on labelled messages."""
+    from llm.batching import encode_messages
+    from llm.device import pick_device
+    from llm.evaluation import classification_metrics, classify
+    from llm.finetuned import load_finetuned
+    from llm.spam import read_labelled
+
+    model, tokenizer, about = load_finetuned(options.folder, pick_device(options.device))
+    messages = read_labelled(options.data, tuple(about["labels"]))
+    labels = [message.label for message in messages]
+    texts = [message.text for message in messages]
+    encoded = encode_messages(tokenizer, texts, labels, model.config.context_length)
+    measures = classification_metrics(labels, classify(model, encoded)[:, 1])
+    measures = {"messages": len(messages), "cut": encoded.cut, **measures}
+    print(json.dumps(measures, indent=2) if options.json else _measures(measures))
+    _warn_of_cut(options, encoded.cut)
+
+
+def predict(options) -> None:
+    """Label messages from the arguments, or one a line from standard input."""
+    from llm.batching import encode_messages
+    from llm.device import pick_device
+    from llm.evaluation import classify
+    from llm.finetuned import load_finetuned
+
+    model, tokenizer, about = load_finetuned(options.folder, pick_device(options.device))
+    texts = options.messages or _lines_of_standard_input()
+    encoded = encode_messages(tokenizer, texts, None, model.config.context_length)
+    answers = []
+    for text, probabilities in zip(texts, classify(model, encoded).tolist(), strict=True):
+        best = max(range(len(probabilities)), key=probabilities.__getitem__)
+        answers.append(
+            {"label": about["labels"][best], "probability": probabilities[best], "message": text}
+        )
+    if options.json:
+        print(json.dumps(answers, indent=2))
+    else:
+        for answer in answers:
+            print(f"{answer['label']}\t{answer['probability']:.4f}\t{_one_line(answer['message'])}")
+    _warn_of_cut(options, encoded.cut)
+
+
+def merge(options) -> None:
+    """Fold an adapter into its base."""
+    from llm.finetuned import load_finetuned, save_finetuned
+    from llm.lora import lora_layers, merge_and_unload
+
+    if Path(options.out).resolve() == Path(options.folder).resolve():
+        raise InputError("--out must be another folder than --from, which is kept as it is")
+    model, _, about = load_finetuned(options.folder)
+    if not lora_layers(model):
+        raise InputError(f"{options.folder} has no LoRA layers ({about['method']}); nothing to do")
+    merge_and_unload(model)
+    model.requires_grad_(True)  # all of it is stored
+    kept = {name: about[name] for name in ("task", "labels", "base", "data") if name in about}
+    save_finetuned(options.out, model, {**kept, "method": "full", "merged_from": options.folder})
+    answer = {"out": options.out, "parameters": sum(p.numel() for p in model.parameters())}
+    print(json.dumps(answer) if options.json else f"written: {options.out}, a plain model")
+
+
+def export(options) -> None:
+    """Write for peft or transformers."""
+    from llm.export import export_folder
+
+    written = export_folder(options)
+    print(json.dumps(written) if options.json else f"written: {options.out}")
+
+
+def info(options) -> None:
+    """Count parameters and bytes on the meta device."""
+    import torch
+
+    from llm.classifier import GPTClassifier
+    from llm.measure import parameter_counts, static_memory
+    from llm.methods import apply_method
+    from llm.pretrained import load_config
+
+    with torch.device("meta"):
+        model = GPTClassifier(load_config(options.model))
+    base = parameter_counts(model)["total"]
+    apply_method(model, options.method, _lora_settings(options))
+    counts = parameter_counts(model)
+    answer = {
+        "model": options.model,
+        "method": options.method,
+        "rank": options.rank if options.method == "lora" else None,
+        "base_parameters": base,
+        "added_parameters": counts["total"] - base,
+        "trainable_parameters": counts["trainable"],
+        "memory_bytes": static_memory(model),
+    }
+    if options.json:
+        print(json.dumps(answer, indent=2))
+        return
+    print(f"base        {base:>15,} parameters, a two-class head included")
+    print(f"added       {answer['added_parameters']:>15,}")
+    print(f"trainable   {counts['trainable']:>15,}  ({counts['trainable'] / base:.2%} of the base)")
+    for kind, count in answer["memory_bytes"].items():
+        print(f"{kind:<11} {count / 1e6:>15,.1f} MB")
+
+
+def download(options) -> None:
+    """Fetch GPT-2's weights from the hub, or the whole message collection."""
+    if options.what == "sms":
+        from llm.download import download_sms
+
+        where = download_sms(quiet=options.quiet)
+    else:
+        from llm.pretrained import download_gpt2
+
+        where = download_gpt2(options.what, quiet=options.quiet)
+    print(json.dumps({"path": str(where)}) if options.json else f"ready: {where}")
+
+
+def generate(options) -> None:
+    """Continue a text."""
+    import torch
+
+    from llm.device import pick_device
+    from llm.generate import generate
+    from llm.pretrained import load_base
+    from llm.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(options.model)
+    model = load_base(options.model, options.weights, options.seed)
+    model.to(pick_device(options.device)).eval()
+    ids = tokenizer.encode(options.prompt) or [tokenizer.eot_id]
+    new = generate(
+        model,
+        ids,
+        options.tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        generator=torch.Generator().manual_seed(options.seed),
+        stop_id=tokenizer.eot_id,
+    )
+    text = tokenizer.decode(new)
+    if options.json:
+        print(json.dumps({"prompt": options.prompt, "text": text, "tokens": len(new)}))
+    else:
+        print(options.prompt + text)
+
+
+def _lora_settings(options):
+    from llm.lora import BLOCK_TARGETS
+    from llm.methods import LoRASettings
+
+    targets = options.targets
+    if targets is None:
+        targets = list(BLOCK_TARGETS)
+    elif targets != "all":
+        targets = [name.strip() for name in targets.split(",") if name.strip()]
+    return LoRASettings(options.rank, options.alpha, targets, options.lora_dropout, options.rslora)
+
+
+def _settings(options, method: str):
+    from llm.finetuning import FinetuneSettings
+
+    chosen = {name: getattr(options, name) for name in SHARED}
+    return FinetuneSettings(
+        method=method,
+        lora=_lora_settings(options),
+        balanced=options.balanced,
+        seed=options.seed,
+        **chosen,
+    )
+
+
+def _finetune_arguments(options) -> list[str]:
+    """The options of `compare` as options of `finetune`; method, seed and folder come on top."""
+    arguments = []
+    for name in (*SHARED, *HANDED_ON):
+        value = getattr(options, name)
+        if value is not None:
+            arguments += [f"--{name.replace('_', '-')}", str(value)]
+    flags = ("balanced", "rslora", "resume", "quiet")
+    return arguments + [f"--{name}" for name in flags if getattr(options, name)]
+
+
+def _lines_of_standard_input() -> list[str]:
+    data = sys.stdin.buffer.read()
+    texts = data.decode("utf-8", errors="replace").splitlines()
+    texts = [text for text in texts if text.strip()]
+    if not texts:
+        raise InputError("no messages; give them as arguments, or one a line on standard input")
+    return texts
+
+
+def _measures(measures: dict) -> str:
+    shown = [f"{measures['messages']} messages"] if "messages" in measures else []
+    for name in ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc"):
+        if measures[name] is not None:
+            shown.append(f"{name.replace('_', ' ')} {measures[name]:.4f}")
+    return ", ".join(shown)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _warn_of_cut(options, cut: int) -> None:
+    if cut:
+        _say(options, f"{cut} messages are longer than the context; their end was not read")
+
+
+def _say(options, text: str) -> None:
+    if not options.quiet:
+        print(text, file=sys.stderr)

@@ -1,0 +1,167 @@
+"""All methods side by side: the same base, the same messages, the same seeds, one result file.
+
+Each run is a process of its own, so that its peak memory is its own too.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from llm.baselines import majority, tfidf_logistic_regression
+from llm.errors import InputError
+from llm.files import locked_folder, write_json
+from llm.methods import check_method
+from llm.spam import load_task, split
+
+RESULTS = "results.json"
+
+
+def compare(
+    methods: list[str], seeds: list[int], out: str | Path, arguments: list[str], about: dict
+) -> dict:
+    """Train every method with every seed, and write `out/results.json`.
+
+    Args:
+        methods: of `llm.methods.METHODS`.
+        arguments: options of `python -m llm finetune` that hold for all runs.
+        about: task, data, balanced, limit and split_seed, as `llm.finetuning` names them.
+
+    Returns:
+        the content of results.json.
+
+    Raises:
+        InputError: from the first run that fails, in its words.
+    """
+    for method in methods:
+        check_method(method)
+    with locked_folder(out) as folder:
+        collection = load_task(about["task"], about["data"])
+        parts = split(collection, about["split_seed"], about["balanced"], about["limit"])
+        runs = []
+        for seed in seeds:
+            for method in methods:
+                run_folder = folder / "runs" / f"{method}-seed{seed}"
+                command = ["--method", method, "--seed", str(seed), "--out", str(run_folder)]
+                runs.append(run_finetune([*arguments, *command]))
+        results = {
+            "model": runs[0]["base"]["model"],
+            "weights": runs[0]["base"]["weights"],
+            "device": runs[0]["device"],
+            "torch": torch.__version__,
+            "data": runs[0]["data"],
+            "settings": runs[0]["settings"],
+            "runs": [run["record"] for run in runs],
+            "baselines": {
+                "majority": majority(parts.train, parts.test),
+                "tfidf_logistic_regression": tfidf_logistic_regression(*parts),
+                "tfidf_logistic_regression_characters": tfidf_logistic_regression(
+                    *parts, characters=True
+                ),
+            },
+            "summary": summarise([run["record"] for run in runs]),
+        }
+        write_json(folder / RESULTS, results)
+    return results
+
+
+def run_finetune(arguments: list[str]) -> dict:
+    """`python -m llm finetune` in a fresh process; its progress goes to this one's stderr.
+
+    Returns:
+        the run's `run.json`.
+    """
+    command = [sys.executable, "-m", "llm", "finetune", "--json", *arguments]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=None, text=True, encoding="utf-8"
+    )
+    try:
+        printed, _ = process.communicate()
+    except KeyboardInterrupt:  # the run got Ctrl-C too, and keeps what it has trained
+        process.wait()
+        raise
+    if process.returncode == 130:
+        raise KeyboardInterrupt
+    if process.returncode != 0:
+        raise InputError(f"the run `finetune {' '.join(arguments)}` failed, see above")
+    return json.loads(printed)
+
+
+def summarise(records: list[dict]) -> dict:
+    """Mean and standard deviation over the seeds, a method.
+
+    The deviation is the sample's (n - 1), None for a single seed.
+    """
+    summary: dict = {}
+    for method in dict.fromkeys(record["method"] for record in records):
+        mine = [record for record in records if record["method"] == method]
+        columns = {
+            **{f"test_{key}": [run["test"][key] for run in mine] for key in mine[0]["test"]},
+            **{
+                f"validation_{key}": [run["validation"][key] for run in mine]
+                for key in mine[0]["validation"]
+            },
+        }
+        for key in ("train_seconds", "examples_per_second", "peak_memory_bytes"):
+            columns[key] = [run[key] for run in mine]
+        summary[method] = {
+            "seeds": len(mine),
+            "trainable_parameters": mine[0]["trainable_parameters"],
+            "trainable_share": mine[0]["trainable_parameters"] / mine[0]["total_parameters"],
+            "saved_bytes": mine[0]["saved_bytes"],
+            **{
+                f"{key}_{name}": value
+                for key, values in columns.items()
+                if None not in values
+                for name, value in _mean_and_std(values).items()
+            },
+        }
+    return summary
+
+
+def _mean_and_std(values: list[float]) -> dict:
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "std": deviation}
+
+
+def table(results: dict) -> str:
+    """The comparison as text for a terminal, 100 columns wide."""
+    rows = [("", "trainable", "saved", "peak memory", "time", "accuracy", "F1 (spam)")]
+    for method, summary in results["summary"].items():
+        rows.append(
+            (
+                method,
+                f"{summary['trainable_parameters']:,} ({summary['trainable_share']:.1%})",
+                megabytes(summary["saved_bytes"]),
+                megabytes(summary["peak_memory_bytes_mean"]),
+                f"{summary['train_seconds_mean']:.0f} s",
+                _percent(summary, "test_accuracy"),
+                _percent(summary, "test_f1"),
+            )
+        )
+    names = {
+        "majority": "always the majority",
+        "tfidf_logistic_regression": "TF-IDF, words",
+        "tfidf_logistic_regression_characters": "TF-IDF, characters too",
+    }
+    for name, measures in results["baselines"].items():
+        scores = (f"{100 * measures[key]:.1f} %" for key in ("accuracy", "f1"))
+        rows.append((names[name], "", "", "", "", *scores))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def megabytes(count: float) -> str:
+    """Bytes for people, decimal units."""
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.0f} kB"
+
+
+def _percent(summary: dict, key: str) -> str:
+    mean, deviation = summary[f"{key}_mean"], summary[f"{key}_std"]
+    spread = f" ± {100 * deviation:.1f}" if deviation is not None else ""
+    return f"{100 * mean:.1f}{spread} %"

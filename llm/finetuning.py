@@ -1,0 +1,208 @@
+"""One fine-tuning run, from options to a folder: load, split, adapt, train, measure, save."""
+
+import json
+import sys
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from llm import distributed
+from llm.batching import Encoded, encode_messages, steps_per_epoch
+from llm.checkpoint import CHECKPOINT
+from llm.classification import ClassificationTask
+from llm.classifier import GPTClassifier
+from llm.device import keep_freed_memory, peak_memory_bytes, pick_device
+from llm.errors import InputError
+from llm.evaluation import classification_metrics, classify
+from llm.files import locked_folder, write_json
+from llm.finetuned import RUN, read_about, save_finetuned
+from llm.measure import memory_account, parameter_counts
+from llm.methods import LoRASettings, apply_method, check_method
+from llm.pretrained import fingerprint, load_base
+from llm.spam import Collection, Splits, describe, load_task, split
+from llm.tokenizer import load_tokenizer
+from llm.training import TrainSettings, train
+
+# Highest learning rate of each method. Chosen on the validation messages alone; the search is
+# recorded in data/learning_rates.json and repeated by
+# `python chapters/ch08_classification.py --search`.
+LEARNING_RATES = {"full": 3e-4, "last_block": 1e-3, "head": 1e-2, "lora": 1e-3}
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """Everything that decides how a run ends."""
+
+    method: str = "lora"
+    lora: LoRASettings = field(default_factory=LoRASettings)
+    model: str = "mini"  # a preset's name or a folder
+    weights: str = "pretrained"  # or "random"
+    task: str = "spam"
+    data: str | None = None  # None: the messages that are installed; "full"; a file
+    balanced: bool = False  # as many ham as spam in the training messages
+    limit: int | None = None  # training messages; None: all
+    epochs: int = 5
+    batch_size: int = 32
+    lr: float | None = None  # None: what LEARNING_RATES says
+    precision: str = "fp32"
+    seed: int = 0  # of the head, of A and of the order of the messages
+    split_seed: int = 0  # of the split into training, validation and test messages
+
+    def __post_init__(self):
+        check_method(self.method)
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.lr is None:
+            object.__setattr__(self, "lr", LEARNING_RATES[self.method])
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The messages of a run, ready for the model."""
+
+    collection: Collection
+    splits: Splits
+    train: Encoded
+    validation: Encoded
+    test: Encoded
+
+    def report(self) -> str:
+        """What was read, removed and cut, for people."""
+        cut = sum(part.cut for part in (self.train, self.validation, self.test))
+        lines = describe(self.collection, self.splits)
+        return lines + (f"\n{cut} messages are longer than the context and were cut" if cut else "")
+
+
+def prepare_messages(settings: FinetuneSettings, tokenizer, context_length: int) -> Prepared:
+    """Load, deduplicate, split and tokenize the messages of a run."""
+    collection = load_task(settings.task, settings.data)
+    splits = split(collection, settings.split_seed, settings.balanced, settings.limit)
+
+    def encode(messages) -> Encoded:
+        texts, labels = [m.text for m in messages], [m.label for m in messages]
+        return encode_messages(tokenizer, texts, labels, context_length)
+
+    parts = (splits.train, splits.validation, splits.test)
+    return Prepared(collection, splits, *map(encode, parts))
+
+
+def build_classifier(settings: FinetuneSettings, device: str) -> tuple[GPTClassifier, int, dict]:
+    """The base with a fresh head, made trainable as the method says.
+
+    The head depends on the seed alone, so that all methods start from the same one.
+
+    Returns:
+        (the model, how many of its blocks stay frozen, the description of its base)
+    """
+    body = load_base(settings.model, settings.weights, settings.seed)
+    base = {
+        "model": settings.model,
+        "weights": settings.weights,
+        "seed": settings.seed,
+        "fingerprint": fingerprint(body),
+    }
+    torch.manual_seed(settings.seed)
+    model = GPTClassifier(body.config, body=body)
+    start = apply_method(model, settings.method, settings.lora)
+    return model.to(device), start, base
+
+
+def finetune(
+    settings: FinetuneSettings,
+    out: str | Path,
+    resume: bool = False,
+    device: str = "auto",
+    quiet: bool = True,
+) -> dict:
+    """Run it, and leave a folder that `llm.finetuned.load_finetuned` reads.
+
+    Returns:
+        the content of the folder's run.json; `record` in it is a run of `results.json`.
+
+    Raises:
+        InputError: for bad options or data, a folder in use, a full disk, a loss that is not
+            finite.
+    """
+    out = Path(out)
+    if resume and (out / RUN).exists():
+        about = read_about(out)
+        if about.get("settings") == json.loads(json.dumps(asdict(settings))):
+            return about  # done already
+        raise InputError(f"{out} holds a finished run with other options; choose another --out")
+    with distributed.team(), locked_folder(out) if distributed.first() else nullcontext():
+        return _finetune(settings, out, resume, pick_device(device), quiet)
+
+
+def _finetune(settings, out, resume, device, quiet) -> dict:
+    keep_freed_memory()
+    before = 0 if device == "cuda" else peak_memory_bytes(device)
+    model, start, base = build_classifier(settings, device)
+    data = prepare_messages(settings, load_tokenizer(settings.model), model.config.context_length)
+    if not quiet and distributed.first():
+        print(data.report(), file=sys.stderr)
+    task = ClassificationTask(
+        model, data.train, data.validation, settings.batch_size, settings.seed, start
+    )
+    per_epoch = steps_per_epoch(len(data.train), settings.batch_size)
+    training = TrainSettings(
+        steps=settings.epochs * per_epoch,
+        lr=settings.lr,
+        evaluate_every=per_epoch,
+        precision=settings.precision,
+        seed=settings.seed,
+    )
+    account = memory_account(model, lambda: task.loss(model, task.largest_batch()))
+    identity = {"finetuning": asdict(settings), "data": data.collection.sha256, "base": base}
+    history = train(model, task, training, out, resume, identity, quiet)
+
+    seconds = history["train_seconds"]
+    counts = parameter_counts(model)
+    lora = settings.lora if settings.method == "lora" else None
+    record = {
+        "method": settings.method,
+        "seed": settings.seed,
+        "rank": lora.rank if lora else None,
+        "alpha": lora.alpha if lora else None,
+        "total_parameters": counts["total"],
+        "trainable_parameters": counts["trainable"],
+        "saved_bytes": 0,
+        "memory_bytes": account,
+        "peak_memory_bytes": peak_memory_bytes(device) - before,
+        "train_seconds": seconds,
+        "examples_per_second": settings.epochs * len(data.train) / seconds,
+        "learning_rate": settings.lr,
+        "best_epoch": history["best_step"] / per_epoch,
+        "validation": test_measures(model, data.validation),
+        "test": test_measures(model, data.test),
+    }
+    about = {
+        "method": settings.method,
+        "task": settings.task,
+        "labels": list(data.collection.labels),
+        "base": base,
+        "lora": asdict(lora) if lora else None,
+        "settings": asdict(settings),
+        "data": data_record(data),
+        "torch": torch.__version__,
+        "device": device,
+        "record": record,
+    }
+    if distributed.first():
+        save_finetuned(out, model, about)
+        write_json(out / "history.json", history)
+        (out / CHECKPOINT).unlink(missing_ok=True)
+    return about
+
+
+def test_measures(model: GPTClassifier, messages: Encoded) -> dict:
+    """The measures of a model on labelled messages."""
+    return classification_metrics(messages.labels, classify(model, messages)[:, 1])
+
+
+def data_record(data: Prepared) -> dict:
+    """The `data` object of `results.json`."""
+    counts = {name: len(getattr(data, name)) for name in ("train", "validation", "test")}
+    return {**data.collection.record(), **counts, "cut": data.train.cut}
