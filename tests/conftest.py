@@ -1,0 +1,36 @@
+"""One thread a test process: the tests run side by side (pytest-xdist), and sums keep their order."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; subprocesses inherit it
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+import torch
+
+from llm.batching import Encoded
+from llm.config import GPTConfig
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny() -> GPTConfig:
+    """A GPT-2 of some thousand parameters."""
+    return GPTConfig(vocab_size=61, context_length=24, emb_dim=16, n_heads=2, n_layers=3)
+
+
+@pytest.fixture
+def messages() -> Encoded:
+    """Forty messages of 1 to 20 tokens; the positive ones contain token 7 more often."""
+    generator = torch.Generator().manual_seed(5)
+    ids, labels = [], []
+    for number in range(40):
+        length = int(torch.randint(1, 21, (), generator=generator))
+        row = torch.randint(8, 61, (length,), generator=generator).tolist()
+        label = number % 3 == 0
+        if label:
+            row[-1] = 7
+        ids.append(row)
+        labels.append(int(label))
+    return Encoded(ids, labels, cut=0)
