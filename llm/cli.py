@@ -129,7 +129,7 @@ def build_parser() -> Parser:
     pretrain = command(
         "pretrain",
         "train a base from scratch",
-        "pretrain --corpus book.txt --out runs/base --steps 2000",
+        "pretrain --corpus book.txt --out runs/base --steps 300 --batch-size 16",
     )
     pretrain.add_argument("--corpus", nargs="+", required=True, help="text files, also .xz")
     pretrain.add_argument("--out", required=True)
@@ -197,10 +197,13 @@ def _training_options(parser: Parser) -> None:
 
 
 def _pretraining_options(parser: Parser) -> None:
-    parser.add_argument("--model", default="mini", help="the shape, or a config.json")
-    parser.add_argument("--steps", type=positive, default=2000)
-    parser.add_argument("--batch-size", type=positive, default=64, help="rows a step")
+    parser.add_argument("--model", default="mini", help=f"the shape of {PRESETS}")
+    parser.add_argument("--validation", nargs="+", default=[], help="text to measure on")
+    parser.add_argument("--train-vocabulary", action="store_true", help="learn the tokens anew")
+    parser.add_argument("--steps", type=positive, default=4000)
+    parser.add_argument("--batch-size", type=positive, default=512, help="windows a step")
     parser.add_argument("--accumulate", type=positive, default=1, help="parts of a batch")
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--precision", choices=("fp32", "bf16"))
+    parser.add_argument("--lr", type=float, default=3e-3, help="highest learning rate")
+    parser.add_argument("--evaluate-every", type=positive, default=500, help="steps")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     parser.add_argument("--resume", action="store_true", help="go on after an interruption")

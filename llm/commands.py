@@ -163,9 +163,9 @@ def download(options) -> None:
 
         where = download_sms(quiet=options.quiet)
     else:
-        from llm.pretrained import download_gpt2
+        from llm.hub import download
 
-        where = download_gpt2(options.what, quiet=options.quiet)
+        where = download(options.what)
     print(json.dumps({"path": str(where)}) if options.json else f"ready: {where}")
 
 
@@ -180,23 +180,50 @@ def generate(options) -> None:
 
     tokenizer = load_tokenizer(options.model)
     model = load_base(options.model, options.weights, options.seed)
-    model.to(pick_device(options.device)).eval()
-    ids = tokenizer.encode(options.prompt) or [tokenizer.eot_id]
-    new = generate(
-        model,
-        ids,
+    device = pick_device(options.device)
+    prompt = tokenizer.encode(options.prompt) or [tokenizer.eot_id]
+    ids = generate(
+        model.to(device).eval(),
+        torch.tensor([prompt], device=device),  # (1, tokens)
         options.tokens,
         temperature=options.temperature,
         top_k=options.top_k,
         top_p=options.top_p,
-        generator=torch.Generator().manual_seed(options.seed),
-        stop_id=tokenizer.eot_id,
+        stop=tokenizer.eot_id,
+        seed=options.seed,
     )
+    new = [token for token in ids[0, len(prompt) :].tolist() if token != tokenizer.eot_id]
     text = tokenizer.decode(new)
     if options.json:
         print(json.dumps({"prompt": options.prompt, "text": text, "tokens": len(new)}))
     else:
         print(options.prompt + text)
+
+
+def pretrain(options) -> None:
+    """A base from scratch."""
+    from llm import plots
+    from llm.pretrained import load_config
+    from llm.pretraining import PretrainSettings, pretrain
+
+    names = "steps batch_size lr accumulate evaluate_every precision seed"
+    log = pretrain(
+        options.corpus,
+        options.out,
+        PretrainSettings(**{name: getattr(options, name) for name in names.split()}),
+        load_config(options.model),
+        options.validation,
+        options.train_vocabulary,
+        options.device,
+        options.resume,
+        options.quiet,
+    )
+    plots.save_figure(plots.pretraining_figure(log), Path(options.out) / "curve.png")
+    if options.json:
+        print(json.dumps(log))
+    else:
+        print(f"{log['evaluations'][-1]['bits_per_byte']:.3f} bits per byte of unseen text")
+        _say(options, f"written: {options.out}; use it with --model {options.out}")
 
 
 def _lora_settings(options):

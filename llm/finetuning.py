@@ -175,8 +175,9 @@ def _finetune(settings, out, resume, device, quiet) -> dict:
         "examples_per_second": settings.epochs * len(data.train) / seconds,
         "learning_rate": settings.lr,
         "best_epoch": history["best_step"] / per_epoch,
-        "validation": test_measures(model, data.validation),
-        "test": test_measures(model, data.test),
+        "base_unchanged": body_fingerprint(model) == base["fingerprint"],
+        "validation": measures(model, data.validation),
+        "test": measures(model, data.test),
     }
     about = {
         "method": settings.method,
@@ -197,7 +198,14 @@ def _finetune(settings, out, resume, device, quiet) -> dict:
     return about
 
 
-def test_measures(model: GPTClassifier, messages: Encoded) -> dict:
+def body_fingerprint(model: GPTClassifier) -> str:
+    """The fingerprint of the body as it would be without its LoRA layers."""
+    state = model.body.state_dict().items()
+    plain = {name.replace(".linear.", "."): t for name, t in state if ".lora." not in name}
+    return fingerprint(plain)
+
+
+def measures(model: GPTClassifier, messages: Encoded) -> dict:
     """The measures of a model on labelled messages."""
     return classification_metrics(messages.labels, classify(model, messages)[:, 1])
 

@@ -1,0 +1,288 @@
+"""The command line as a reader types it: in a process of its own, from another folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llm.cli import build_parser
+
+COMMANDS = (
+    "compare finetune evaluate predict merge export info download pretrain generate"
+).split()  # noqa: SIM905
+
+
+def run(*arguments, folder=None, text=None):
+    command = [sys.executable, "-m", "llm", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, input=text)
+
+
+def refused(done, *words):
+    """One line on stderr that begins with error:, status 2, nothing on stdout."""
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stdout == ""
+    for word in words:
+        assert word in done.stderr
+
+
+@pytest.fixture(scope="module")
+def tsv(tmp_path_factory) -> Path:
+    """Made-up messages that any model can learn, in the format of the collection."""
+    lines = []
+    for number in range(60):
+        words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]
+        name = f"{words[number % 6]} {words[number // 6 % 6]} {'abcdefghij'[number // 36]}"
+        lines.append(f"ham\tsee you at {name} tonight")
+        if number % 3 == 0:
+            lines.append(f"spam\tWIN a free {name} prize, call now!")
+    path = tmp_path_factory.mktemp("data") / "messages.tsv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tsv, tmp_path_factory) -> Path:
+    """A LoRA run on them."""
+    out = tmp_path_factory.mktemp("runs") / "spam"
+    done = run(
+        "finetune",
+        "--weights",
+        "random",
+        "--data",
+        tsv,
+        "--epochs",
+        1,
+        "--rank",
+        2,
+        "--alpha",
+        4,
+        "--targets",
+        "W_query,W_value",
+        "--out",
+        out,
+        "--json",
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["record"] == json.loads((out / "run.json").read_text())["record"]
+    return out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command):
+    parser = build_parser()
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args([command, "--help"])
+    assert ended.value.code == 0
+    actions = parser._subparsers._group_actions[0].choices[command]
+    assert actions.epilog.startswith(f"example: python -m llm {command}")
+    options = {text for action in actions._actions for text in action.option_strings}
+    assert {"--device", "--seed", "--quiet", "--json", "--help"} <= options
+
+
+def test_help_imports_no_torch():
+    code = (
+        "import sys\nfrom llm.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'matplotlib', 'sklearn', 'tiktoken'} & set(sys.modules)\n"
+        "print('imported:', sorted(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.endswith("imported: []\n"), done.stdout + done.stderr
+
+
+def test_a_lora_folder_is_kilobytes_and_holds_no_base(folder):
+    about = json.loads((folder / "run.json").read_text())
+    record = about["record"]
+    assert sorted(os.listdir(folder)) == ["adapter.safetensors", "history.json", "run.json"]
+    assert record["saved_bytes"] == (folder / "adapter.safetensors").stat().st_size
+    assert record["saved_bytes"] < 4 * record["trainable_parameters"] + 10_000
+    assert record["base_unchanged"] is True
+    assert record["memory_bytes"]["gradients"] == 4 * record["trainable_parameters"]
+
+
+def test_evaluate_prints_the_metric_names_of_the_results(folder, tsv):
+    done = run("evaluate", "--from", folder, "--data", tsv, "--json")
+    names = {"accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc", "messages"}
+    measures = json.loads(done.stdout)
+    assert names <= set(measures)
+    assert measures["messages"] == 80
+
+
+def test_predict_answers_each_message_in_order(folder):
+    texts = ["WIN a free prize", "see you tonight", "emoji 🎉 and \t tab"]
+    answers = json.loads(run("predict", "--from", folder, "--json", *texts).stdout)
+    assert [answer["message"] for answer in answers] == texts
+    assert all(answer["label"] in ("ham", "spam") for answer in answers)
+    assert all(0.5 <= answer["probability"] <= 1 for answer in answers)
+    lines = run("predict", "--from", folder, text="\n".join(texts)).stdout.splitlines()
+    assert [line.split("\t")[0] for line in lines] == [answer["label"] for answer in answers]
+
+
+def test_a_merged_folder_answers_alike_and_has_no_lora(folder, tmp_path):
+    assert run("merge", "--from", folder, "--out", tmp_path / "m").returncode == 0
+    before = json.loads(run("predict", "--from", folder, "--json", "call now").stdout)
+    after = json.loads(run("predict", "--from", tmp_path / "m", "--json", "call now").stdout)
+    assert after[0]["probability"] == pytest.approx(before[0]["probability"], abs=1e-5)
+    from llm.files import read_tensors
+
+    assert not [n for n in read_tensors(tmp_path / "m" / "model.safetensors")[0] if "lora" in n]
+    refused(run("merge", "--from", tmp_path / "m", "--out", tmp_path / "n"), "no LoRA layers")
+
+
+def test_the_same_command_gives_the_same_weights(folder, tsv, tmp_path):
+    done = run(
+        "finetune",
+        "--weights",
+        "random",
+        "--data",
+        tsv,
+        "--epochs",
+        1,
+        "--rank",
+        2,
+        "--alpha",
+        4,
+        "--targets",
+        "W_query,W_value",
+        "--out",
+        tmp_path / "again",
+    )
+    assert done.returncode == 0, done.stderr
+    one = (folder / "adapter.safetensors").read_bytes()
+    assert (tmp_path / "again" / "adapter.safetensors").read_bytes() == one
+
+
+def test_info_counts_without_allocating():
+    answer = json.loads(run("info", "--model", "gpt2", "--rank", 16, "--json").stdout)
+    assert answer["base_parameters"] == 124_441_346
+    assert answer["trainable_parameters"] == 2_655_746
+    done = run("info", "--model", "gpt2", "--rank", 16, "--targets", "all", "--json")
+    answer = json.loads(done.stdout)
+    assert answer["added_parameters"] == answer["trainable_parameters"] == 2_666_528
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["COMMAND"]),
+        (["fly"], ["fly"]),
+        (["info", "--model", "gpt5"], ["gpt5", "gpt2-xl"]),
+        (["info", "--targets", "W_querry"], ["W_querry", "W_query"]),
+        (["info", "--rank", "0"], ["rank", "at least 1"]),
+        (["info", "--rank", "x"], ["rank"]),
+        (["finetune"], ["--out"]),
+        (["finetune", "--method", "magic", "--out", "x"], ["magic", "last_block"]),
+        (["finetune", "--data", "nowhere.tsv", "--out", "x"], ["nowhere.tsv"]),
+        (["finetune", "--lr", "-1", "--out", "x", "--weights", "random"], ["learning rate"]),
+        (["finetune", "--task", "poetry", "--out", "x"], ["poetry", "spam"]),
+        (["compare", "--methods", "", "--out", "x"], ["method"]),
+        (["compare", "--methods", "lora,magic", "--out", "x"], ["magic"]),
+        (["evaluate", "--from", "nowhere", "--data", "x.tsv"], ["nowhere"]),
+        (["predict", "--from", ".", "hello"], ["no fine-tuned folder"]),
+        (["merge", "--from", "x", "--out", "x"], ["another folder"]),
+        (["download", "gpt9"], ["gpt9"]),
+        (["finetune", "--device", "cuda", "--out", "x"], ["cuda"]),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments, words, tmp_path):
+    refused(run(*arguments, folder=tmp_path), *words)
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"]
+    assert left == []
+
+
+def test_bad_files_name_file_and_line(tmp_path):
+    bad = tmp_path / "bad.tsv"
+    bad.write_text("ham\thello there\nspam without a tab\n")
+    refused(run("finetune", "--data", bad, "--out", tmp_path / "o"), "bad.tsv", "line 2")
+
+
+def test_ctrl_c_ends_with_130_and_resume_ends_like_the_unbroken_run(folder, tsv, tmp_path):
+    arguments = [
+        "finetune",
+        "--weights",
+        "random",
+        "--data",
+        tsv,
+        "--epochs",
+        "2",
+        "--rank",
+        "2",
+        "--out",
+    ]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert run(*arguments, whole).returncode == 0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "llm", *map(str, arguments), broken],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (broken / "checkpoint.safetensors").exists() and process.poll() is None:
+        pass  # the first epoch's checkpoint
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate()
+    assert process.returncode in (130, 0)  # 0: it was quicker than the signal
+    assert "Traceback" not in error
+    assert run(*arguments, broken, "--resume").returncode == 0
+    name = "adapter.safetensors"
+    assert (broken / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_an_adapter_on_other_weights_is_refused(folder, tmp_path):
+    for name in ("adapter.safetensors", "run.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    about = json.loads((tmp_path / "run.json").read_text())
+    about["base"]["seed"] = 1
+    (tmp_path / "run.json").write_text(json.dumps(about))
+    refused(run("predict", "--from", tmp_path, "hello"), "other weights")
+    about["base"]["seed"] = 0
+    about["lora"]["rank"] = 3
+    (tmp_path / "run.json").write_text(json.dumps(about))
+    refused(run("predict", "--from", tmp_path, "hello"), "shape", "rank")
+
+
+def test_compare_writes_the_result_file_of_the_design(tsv, tmp_path):
+    done = run(
+        "compare",
+        "--weights",
+        "random",
+        "--data",
+        tsv,
+        "--epochs",
+        1,
+        "--seeds",
+        2,
+        "--rank",
+        2,
+        "--methods",
+        "head,lora",
+        "--out",
+        tmp_path / "c",
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "c" / "results.json").read_text())
+    assert [(r["method"], r["seed"]) for r in results["runs"]] == [
+        ("head", 0),
+        ("lora", 0),
+        ("head", 1),
+        ("lora", 1),
+    ]
+    for run_ in results["runs"]:
+        assert set(run_["memory_bytes"]) == {"weights", "gradients", "optimizer", "activations"}
+        assert run_["peak_memory_bytes"] > 0
+        assert run_["examples_per_second"] > 0
+    for name in ("majority", "tfidf_logistic_regression"):
+        assert "f1" in results["baselines"][name]
+    accuracies = [r["test"]["accuracy"] for r in results["runs"] if r["method"] == "lora"]
+    assert results["summary"]["lora"]["test_accuracy_mean"] == pytest.approx(sum(accuracies) / 2)
+    data = results["data"]
+    assert data["train"] + data["validation"] + data["test"] == data["messages"]
+    for figure in ("overview", "parameters", "memory", "scores", "time", "loss"):
+        assert (tmp_path / "c" / f"{figure}.png").stat().st_size > 5000
+    assert "LoRA" in done.stdout or "lora" in done.stdout
