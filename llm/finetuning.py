@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import sklearn.metrics  # noqa: F401  imported here, not in the middle of a run that is measured
 import torch
 
 from llm import distributed
@@ -20,7 +21,7 @@ from llm.files import locked_folder, write_json
 from llm.finetuned import RUN, read_about, save_finetuned
 from llm.measure import memory_account, parameter_counts
 from llm.methods import LoRASettings, apply_method, check_method
-from llm.pretrained import fingerprint, load_base
+from llm.pretrained import fingerprint, load_base, load_config
 from llm.spam import Collection, Splits, describe, load_task, split
 from llm.tokenizer import load_tokenizer
 from llm.training import TrainSettings, train
@@ -138,9 +139,11 @@ def finetune(
 
 def _finetune(settings, out, resume, device, quiet) -> dict:
     keep_freed_memory()
+    context = load_config(settings.model).context_length
+    data = prepare_messages(settings, load_tokenizer(settings.model), context)
+    # From here on memory grows by what the method needs, and by nothing else.
     before = 0 if device == "cuda" else peak_memory_bytes(device)
     model, start, base = build_classifier(settings, device)
-    data = prepare_messages(settings, load_tokenizer(settings.model), model.config.context_length)
     if not quiet and distributed.first():
         print(data.report(), file=sys.stderr)
     task = ClassificationTask(
