@@ -354,6 +354,26 @@ def test_no_message_stands_on_two_sides(task, balanced):
         assert not forms[0] & forms[1] and not forms[0] & forms[2] and not forms[1] & forms[2]
 
 
+def test_how_many_variants_with_other_words_remain(installed):
+    """The limit of removing copies, stated in llm/spam.py: campaigns also change their words.
+
+    A variant shares four fifths of its five-letter pieces (Jaccard) with a training message.
+    """
+
+    def pieces(message):
+        text = normalised(message.text)
+        return {text[i : i + 5] for i in range(max(1, len(text) - 4))}
+
+    shares = []
+    for seed in range(3):
+        parts = split(installed, seed)
+        train = [pieces(message) for message in parts.train if message.label]
+        test = [pieces(message) for message in parts.test if message.label]
+        close = sum(any(len(a & b) >= 0.8 * len(a | b) for b in train) for a in test)
+        shares.append(close / len(test))
+    assert 0.15 < sum(shares) / 3 < 0.25
+
+
 def test_shares_of_the_split(installed):
     parts = split(installed, seed=0)
     assert sum(map(len, parts)) == len(installed.messages)
