@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass, fields
 
 from llm.errors import InputError
 
+# A damaged config.json is refused before time and memory are spent on what it asks for.
+LARGEST = {"n_layers": 1000}
+
 
 @dataclass(frozen=True)
 class GPTConfig:
@@ -35,6 +38,8 @@ class GPTConfig:
                 raise InputError(
                     f"config: {field.name} must be a positive whole number, not {value!r}"
                 )
+            elif value > LARGEST.get(field.name, 10_000_000):
+                raise InputError(f"config: {field.name} is {value}: no model is so large")
         if self.emb_dim % self.n_heads:
             raise InputError(
                 f"config: emb_dim {self.emb_dim} cannot be shared out over {self.n_heads} heads"

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from llm.errors import InputError
 
+UNFINISHED = ".part"  # how the temporary names end
+
 
 def make_folder(folder: str | Path) -> Path:
     """Create `folder` and its parents. Raises InputError where that is not allowed."""
@@ -26,6 +28,14 @@ def make_folder(folder: str | Path) -> Path:
     return folder
 
 
+def remove(path: str | Path) -> None:
+    """Delete a file, if it is there. Raises InputError where that is not allowed."""
+    try:
+        Path(path).unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot delete {path}: {_reason(error)}; choose another --out") from None
+
+
 @contextmanager
 def whole_file(path: str | Path):
     """Yield a temporary path beside `path`; on success it becomes `path`, on failure it vanishes.
@@ -36,7 +46,9 @@ def whole_file(path: str | Path):
     make_folder(path.parent)
     temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED
+        )
         os.close(handle)
         yield Path(temporary)
         with open(temporary, "rb") as file:
@@ -73,7 +85,7 @@ def read_json(path: str | Path) -> dict:
         raise InputError(f"{path} does not exist") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {_reason(error)}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number of 5000 digits
         raise InputError(f"{path} is not valid JSON ({error}); write the folder anew") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a JSON {type(content).__name__}, not an object")
@@ -124,7 +136,10 @@ def read_tensors(path: str | Path) -> tuple[dict, dict[str, str]]:
 
 @contextmanager
 def locked_folder(folder: str | Path):
-    """Hold `folder` for one run. Raises InputError when another run is writing into it."""
+    """Hold `folder` for one run. Raises InputError when another run is writing into it.
+
+    What a killed run left unfinished in it is deleted.
+    """
     from filelock import FileLock, Timeout
 
     folder = make_folder(folder)
@@ -140,6 +155,8 @@ def locked_folder(folder: str | Path):
             f"cannot write into {folder}: {_reason(error)}; choose another --out"
         ) from None
     try:
+        for unfinished in folder.rglob(f".*{UNFINISHED}"):
+            remove(unfinished)
         yield folder
     finally:
         lock.release()

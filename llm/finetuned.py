@@ -16,14 +16,16 @@ from llm.checkpoint import trainable_state
 from llm.classifier import GPTClassifier
 from llm.config import GPTConfig
 from llm.errors import InputError
-from llm.files import make_folder, open_tensors, read_json, write_json, write_tensors
-from llm.methods import LoRASettings, apply_method
-from llm.pretrained import fingerprint, load_base
-from llm.tokenizer import load_tokenizer
+from llm.files import make_folder, open_tensors, read_json, remove, write_json, write_tensors
+from llm.lora import check_settings
+from llm.methods import LoRASettings, apply_method, check_method
+from llm.pretrained import fingerprint, load_base, load_config
+from llm.tokenizer import Tokenizer, load_tokenizer
 
 RUN = "run.json"
 WEIGHTS = {"lora": "adapter.safetensors"}
 FORMAT = 1
+FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def weights_file(method: str) -> str:
@@ -31,8 +33,20 @@ def weights_file(method: str) -> str:
     return WEIGHTS.get(method, "model.safetensors")
 
 
+def stored_state(model: GPTClassifier) -> dict[str, torch.Tensor]:
+    """What a folder holds, by name: all that was trained, and the head in any case.
+
+    With LoRA on the head (`--targets all`) its own weights are random numbers that were never
+    trained: no base has them, and A and B mean nothing without them.
+    """
+    head = {name: p.detach() for name, p in model.named_parameters() if name.startswith("head.")}
+    return trainable_state(model) | head
+
+
 def save_finetuned(folder: str | Path, model: GPTClassifier, about: dict) -> None:
     """Write what was trained, then `run.json`, which makes the folder complete.
+
+    An old `run.json` goes first: it would describe other tensors if this were cut short.
 
     Args:
         model: with `requires_grad` still set on what was trained.
@@ -41,7 +55,8 @@ def save_finetuned(folder: str | Path, model: GPTClassifier, about: dict) -> Non
     """
     folder = make_folder(folder)
     path = folder / weights_file(about["method"])
-    write_tensors(path, trainable_state(model), {"fingerprint": about["base"]["fingerprint"]})
+    remove(folder / RUN)
+    write_tensors(path, stored_state(model), {"fingerprint": about["base"]["fingerprint"]})
     if "record" in about:
         about["record"]["saved_bytes"] = path.stat().st_size
     write_json(folder / RUN, {"format": FORMAT, "config": model.config.to_dict(), **about})
@@ -59,7 +74,11 @@ def read_about(folder: str | Path) -> dict:
     for name, kind in wanted.items():
         if not isinstance(about.get(name), kind):
             raise InputError(f"{path}: {name} is missing or damaged; write the folder anew")
-    if not all(isinstance(about["base"].get(key), str) for key in ("model", "weights")):
+    check_method(about["method"])
+    base = about["base"]
+    names = all(isinstance(base.get(key), str) for key in ("model", "weights", "fingerprint"))
+    seed = base.get("seed", 0)
+    if not names or isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise InputError(f"{path}: base is damaged; write the folder anew")
     if len(about["labels"]) != 2 or not all(isinstance(x, str) for x in about["labels"]):
         raise InputError(f"{path}: labels must be two names, not {about['labels']!r}")
@@ -71,9 +90,16 @@ def lora_settings(about: dict, where: str | Path) -> LoRASettings | None:
     if about["method"] != "lora":
         return None
     try:
-        return LoRASettings(**about["lora"])
-    except (KeyError, TypeError) as error:
+        settings = LoRASettings(**about["lora"])
+        check_settings(settings.rank, settings.alpha, settings.dropout)
+    except (KeyError, TypeError, InputError) as error:
         raise InputError(f"{where}/{RUN}: lora is damaged ({error}); write it anew") from None
+    targets = settings.targets
+    if targets != "all" and not (
+        isinstance(targets, list) and all(isinstance(name, str) for name in targets)
+    ):
+        raise InputError(f"{where}/{RUN}: lora is damaged (targets are no names); write it anew")
+    return settings
 
 
 def load_finetuned(folder: str | Path, device: str = "cpu"):
@@ -88,12 +114,26 @@ def load_finetuned(folder: str | Path, device: str = "cpu"):
     """
     about = read_about(folder)
     config = GPTConfig.from_dict(about["config"], f"{folder}/{RUN}: config")
-    base = about["base"]
+    base, path = about["base"], Path(folder) / weights_file(about["method"])
+    settings = lora_settings(about, folder)
+    check_fits(config, about["method"], settings, path)
+    tokenizer = tokenizer_for(base["model"], config)
     model = classifier_on_base(base, config, load=about["method"] != "full")
-    apply_method(model, about["method"], lora_settings(about, folder))
-    load_trained(model, Path(folder) / weights_file(about["method"]))
+    apply_method(model, about["method"], settings)
+    load_trained(model, path)
     model.requires_grad_(False)
-    return model.to(device).eval(), load_tokenizer(base["model"]), about
+    return model.to(device).eval(), tokenizer, about
+
+
+def tokenizer_for(base: str, config: GPTConfig) -> Tokenizer:
+    """The tokenizer of a base. Raises InputError when it knows tokens that the model does not."""
+    tokenizer = load_tokenizer(base)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise InputError(
+            f"the vocabulary of {base} has {tokenizer.vocab_size} tokens, the model only "
+            f"{config.vocab_size}; they do not belong together"
+        )
+    return tokenizer
 
 
 def classifier_on_base(base: dict, config: GPTConfig, load: bool = True) -> GPTClassifier:
@@ -105,10 +145,10 @@ def classifier_on_base(base: dict, config: GPTConfig, load: bool = True) -> GPTC
         with torch.device("meta"):
             model = GPTClassifier(config)
         return model.to_empty(device="cpu")
-    body = load_base(base["model"], base["weights"], base.get("seed", 0))
-    if body.config != config:
+    if load_config(base["model"]) != config:
         raise InputError(f"the base {base['model']} has another shape than it had in training")
-    if fingerprint(body) != base.get("fingerprint"):
+    body = load_base(base["model"], base["weights"], base.get("seed", 0))
+    if fingerprint(body) != base["fingerprint"]:
         raise InputError(
             f"the base {base['model']} ({base['weights']}) has other weights than the one this "
             "folder was trained on; fine-tune again on this base, or find the old one"
@@ -116,9 +156,35 @@ def classifier_on_base(base: dict, config: GPTConfig, load: bool = True) -> GPTC
     return GPTClassifier(config, body=body)
 
 
+def check_fits(config: GPTConfig, method: str, settings: LoRASettings | None, path: Path) -> None:
+    """Raise InputError when a file is not what a `run.json` tells, before memory is taken for it.
+
+    The model is built on the meta device, where tensors have shapes and no numbers.
+    """
+    try:
+        with torch.device("meta"):
+            model = GPTClassifier(config)
+            apply_method(model, method, settings)
+    except (RuntimeError, OverflowError, TypeError):  # sizes beyond what can be counted
+        raise InputError(
+            f"{path.parent}/{RUN} tells of a model too large for any machine"
+        ) from None
+    _check_tensors(stored_state(model), path)
+
+
 def load_trained(model: GPTClassifier, path: Path) -> None:
-    """Copy a file's tensors into the trainable parameters; all must be there and fit."""
-    parameters = trainable_state(model)
+    """Copy a file's tensors into the model's; all must be there and fit."""
+    parameters = stored_state(model)
+    _check_tensors(parameters, path)
+    with open_tensors(path) as reader:
+        for name, parameter in parameters.items():
+            parameter.copy_(reader.get_tensor(name))
+            if not torch.isfinite(parameter).all():
+                raise InputError(f"{path}: {name} holds values that are not finite numbers")
+
+
+def _check_tensors(parameters: dict[str, torch.Tensor], path: Path) -> None:
+    """Raise InputError unless a file holds tensors of just these names and shapes."""
     with open_tensors(path) as reader:
         names = set(reader.keys())
         for name in sorted(names ^ set(parameters)):
@@ -131,8 +197,5 @@ def load_trained(model: GPTClassifier, path: Path) -> None:
                     f"{path}: {name} has shape {stored.get_shape()}, not {list(parameter.shape)}; "
                     f"does run.json tell the right rank?"
                 )
-        for name, parameter in parameters.items():
-            tensor = reader.get_tensor(name)
-            if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
-                raise InputError(f"{path}: {name} holds values that are not finite numbers")
-            parameter.copy_(tensor)
+            if stored.get_dtype() not in FLOATS:
+                raise InputError(f"{path}: {name} is {stored.get_dtype()}, not floating point")

@@ -17,13 +17,12 @@ from llm.classifier import GPTClassifier
 from llm.device import keep_freed_memory, peak_memory_bytes, pick_device
 from llm.errors import InputError
 from llm.evaluation import classification_metrics, classify
-from llm.files import locked_folder, write_json
-from llm.finetuned import RUN, read_about, save_finetuned
+from llm.files import locked_folder, remove, write_json
+from llm.finetuned import RUN, read_about, save_finetuned, tokenizer_for
 from llm.measure import memory_account, parameter_counts
 from llm.methods import LoRASettings, apply_method, check_method
 from llm.pretrained import fingerprint, load_base, load_config
 from llm.spam import Collection, Splits, describe, load_task, split
-from llm.tokenizer import load_tokenizer
 from llm.training import TrainSettings, train
 
 # Highest learning rate of each method. Chosen on the validation messages alone; the search is
@@ -128,19 +127,30 @@ def finetune(
             finite.
     """
     out = Path(out)
-    if resume and (out / RUN).exists():
-        about = read_about(out)
-        if about.get("settings") == json.loads(json.dumps(asdict(settings))):
-            return about  # done already
-        raise InputError(f"{out} holds a finished run with other options; choose another --out")
     with distributed.team(), locked_folder(out) if distributed.first() else nullcontext():
-        return _finetune(settings, out, resume, pick_device(device), quiet)
+        about = _finished(settings, out) if resume else None
+        return about or _finetune(settings, out, resume, pick_device(device), quiet)
+
+
+def _finished(settings: FinetuneSettings, out: Path) -> dict | None:
+    """The run.json of a run that is done; None where there is something to go on with."""
+    if not (out / RUN).exists():
+        return None
+    about = read_about(out)
+    if about.get("settings") == json.loads(json.dumps(asdict(settings))):
+        if distributed.first():
+            remove(out / CHECKPOINT)  # killed between its last two actions
+        return about
+    if (out / CHECKPOINT).exists():
+        return None  # a second run into this folder, killed before it replaced the first
+    raise InputError(f"{out} holds a finished run with other options; choose another --out")
 
 
 def _finetune(settings, out, resume, device, quiet) -> dict:
     keep_freed_memory()
-    context = load_config(settings.model).context_length
-    data = prepare_messages(settings, load_tokenizer(settings.model), context)
+    config = load_config(settings.model)
+    tokenizer = tokenizer_for(settings.model, config)
+    data = prepare_messages(settings, tokenizer, config.context_length)
     # From here on memory grows by what the method needs, and by nothing else.
     before = 0 if device == "cuda" else peak_memory_bytes(device)
     model, start, base = build_classifier(settings, device)
@@ -195,9 +205,9 @@ def _finetune(settings, out, resume, device, quiet) -> dict:
         "record": record,
     }
     if distributed.first():
-        save_finetuned(out, model, about)
         write_json(out / "history.json", history)
-        (out / CHECKPOINT).unlink(missing_ok=True)
+        save_finetuned(out, model, about)
+        remove(out / CHECKPOINT)
     return about
 
 

@@ -1,0 +1,241 @@
+import json
+import shutil
+
+import pytest
+import torch
+from small import SMALL, write_adapter, write_base, write_messages
+
+from llm.adapters import Adapters
+from llm.attention import MultiHeadAttention
+from llm.errors import InputError
+from llm.evaluation import classify
+from llm.finetuned import load_finetuned
+from llm.lora import LinearWithLoRA, lora_layers, merge, unmerge
+from llm.pretrained import fingerprint, load_folder
+from llm.storage import storage
+from llm.tokenizer import mini_tokenizer
+
+TEXTS = [
+    "WIN a free prize, call now!",
+    "see you tonight",
+    "ok",
+    "are you coming to the alpha beta party at ten or later",
+    "call me",
+    "FREE entry! Text WIN to 80082",
+    "what did she say",
+]
+# Other ranks, other targets, the head included and not.
+LORA = {
+    "spam": {"rank": 2},
+    "question": {"rank": 3, "targets": ["W_query", "fc2"], "alpha": 9},
+    "everything": {"rank": 4, "targets": "all", "rslora": True},
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return write_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def folders(base, tmp_path_factory):
+    where = tmp_path_factory.mktemp("adapters")
+    messages = write_messages(where / "messages.tsv")
+    return {
+        name: write_adapter(
+            where / name, base, messages, "question" if name == "question" else "spam", **lora
+        )
+        for name, lora in LORA.items()
+    }
+
+
+@pytest.fixture
+def adapters(folders):
+    return Adapters.load(folders)
+
+
+def alone(folder, texts):
+    """The probabilities of a folder loaded by itself, on a base of its own."""
+    from llm.batching import encode_messages
+
+    model, tokenizer, _ = load_finetuned(folder)
+    return classify(model, encode_messages(tokenizer, texts, None, model.config.context_length))
+
+
+def test_each_adapter_answers_as_its_folder_does_alone(adapters, folders):
+    answers = []
+    for name in (*folders, "spam"):
+        adapters.use(name)
+        answers.append(adapters.classify(TEXTS))
+        torch.testing.assert_close(answers[-1], alone(folders[name], TEXTS), atol=1e-5, rtol=0)
+    assert (answers[0] - answers[1]).abs().max() > 0.05  # the adapters differ, or this says nothing
+    assert torch.equal(answers[0], answers[3])
+
+
+def test_without_an_adapter_the_base_is_as_it_was(adapters, base):
+    before = load_folder(base)
+    adapters.use("everything")
+    adapters.classify_mixed(TEXTS[:2], ["spam", "question"])
+    adapters.use(None)
+    assert lora_layers(adapters.model) == {}
+    assert fingerprint(adapters.model.body) == fingerprint(before)
+    ids = torch.tensor([mini_tokenizer().encode(TEXTS[0])])
+    assert torch.equal(adapters.model.body(ids), before(ids))
+    with pytest.raises(InputError, match="no adapter is in use; choose one of spam, question"):
+        adapters.classify(TEXTS)
+
+
+def test_adapters_share_the_base_and_never_stack(adapters):
+    shared = {p.data_ptr() for p in adapters.model.body.parameters()}
+    for name, count in (("spam", 12), ("question", 4), ("everything", 13), ("spam", 12)):
+        adapters.use(name)
+        layers = lora_layers(adapters.model)
+        assert len(layers) == count
+        assert not any(isinstance(layer.linear, LinearWithLoRA) for layer in layers.values())
+        weights = {
+            p.data_ptr() for n, p in adapters.model.body.named_parameters() if "lora" not in n
+        }
+        assert weights == shared
+
+
+def test_switching_copies_nothing(adapters):
+    """No tensor is made: every PyTorch operation goes through the dispatcher, and none is seen."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    with Watch():
+        adapters.use("spam")
+        adapters.use("everything")
+        adapters.use(None)
+        torch.zeros(1)
+    assert seen == ["aten.zeros.default"]
+
+
+def test_a_mixed_batch_is_one_forward_pass_and_equals_one_by_one(adapters, monkeypatch):
+    names = ["spam", "question", "everything", "question", "spam", "everything", "question"]
+    passes = []
+    attend = MultiHeadAttention.forward
+
+    def counted(self, *arguments, **options):
+        passes.append(self)
+        return attend(self, *arguments, **options)
+
+    monkeypatch.setattr(MultiHeadAttention, "forward", counted)
+    adapters.use("question")
+    mixed = adapters.classify_mixed(TEXTS, names)
+    assert len(passes) == SMALL.n_layers
+    assert adapters.in_use == "question"
+    for text, name, probabilities in zip(TEXTS, names, mixed):
+        adapters.use(name)
+        one = adapters.classify([text])[0]
+        torch.testing.assert_close(probabilities, one, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_mixed_batch_is_right_in_both_layouts(adapters, packed):
+    adapters.model.packed = packed
+    names = ["everything", "spam", "spam", "question", "question", "everything", "spam"]
+    mixed = adapters.classify_mixed(TEXTS, names)
+    for name in set(names):
+        adapters.use(name)
+        rows = [index for index, other in enumerate(names) if other == name]
+        one = adapters.classify([TEXTS[index] for index in rows])
+        torch.testing.assert_close(mixed[rows], one, atol=1e-5, rtol=0)
+
+
+def test_mixed_batches_of_one_token_one_message_and_none(adapters):
+    """With one token a message, packed tokens and messages cannot be told apart: nor need be."""
+    texts, names = ["ok", "no", "a", ""], ["spam", "question", "spam", "everything"]
+    mixed = adapters.classify_mixed(texts, names)
+    for text, name, probabilities in zip(texts, names, mixed):
+        torch.testing.assert_close(
+            probabilities, adapters.classify_mixed([text], [name])[0], atol=1e-5, rtol=0
+        )
+    assert adapters.classify_mixed([], []).shape == (0, 2)
+    assert torch.isfinite(adapters.classify_mixed(["x" * 100_000, "🎉"], ["spam", "spam"])).all()
+
+
+def test_mistakes_are_refused_in_one_line(adapters, folders, tmp_path):
+    with pytest.raises(InputError, match="no adapter is called 'poetry'; there are spam, question"):
+        adapters.use("poetry")
+    with pytest.raises(InputError, match="no adapter is called None"):
+        adapters.classify_mixed(["a", "b"], ["spam", None])
+    with pytest.raises(InputError, match="2 messages and 1 names"):
+        adapters.classify_mixed(["a", "b"], ["spam"])
+    with pytest.raises(InputError, match="'spam' already"):
+        adapters.add("spam", folders["question"])
+    with pytest.raises(InputError, match="at least one folder"):
+        Adapters.load({})
+    with pytest.raises(InputError, match="no fine-tuned folder"):
+        adapters.add("nothing", tmp_path)
+    adapters.use("spam")
+    with pytest.raises(InputError, match="LoRA layers already"):
+        Adapters(adapters.model.body, adapters.tokenizer)
+
+
+def test_an_adapter_of_another_base_is_refused(adapters, tmp_path):
+    other = write_base(tmp_path / "base", seed=1)
+    messages = write_messages(tmp_path / "messages.tsv")
+    folder = write_adapter(tmp_path / "other", other, messages)
+    with pytest.raises(InputError, match="trained on another base"):
+        adapters.add("other", folder)
+
+
+def test_a_damaged_adapter_leaves_the_others_as_they_were(adapters, folders, tmp_path):
+    adapters.use("spam")
+    before = adapters.classify(TEXTS)
+    broken = shutil.copytree(folders["question"], tmp_path / "broken")
+    about = json.loads((broken / "run.json").read_text())
+    about["lora"]["rank"] = 2
+    (broken / "run.json").write_text(json.dumps(about))
+    with pytest.raises(InputError, match="shape"):
+        adapters.add("broken", broken)
+    assert list(adapters) == list(LORA)
+    assert adapters.in_use == "spam"
+    assert torch.equal(adapters.classify(TEXTS), before)
+    adapters.add("again", folders["question"])
+    assert torch.equal(adapters.classify(TEXTS), before)
+
+
+def test_a_merged_adapter_has_to_be_unmerged_before_another_is_used(adapters):
+    """Merged into the weights that all adapters share, it would answer through the others."""
+    adapters.use("spam")
+    merge(adapters.model)
+    for action in (
+        lambda: adapters.use("question"),
+        lambda: adapters.classify_mixed(["a"], ["question"]),
+    ):
+        with pytest.raises(InputError, match="'spam' is merged"):
+            action()
+    unmerge(adapters.model)
+    adapters.use("question")
+
+
+def test_a_run_that_is_no_lora_is_no_adapter(adapters, folders, tmp_path):
+    folder = shutil.copytree(folders["spam"], tmp_path / "head")
+    about = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**about, "method": "head"}))
+    with pytest.raises(InputError, match="holds no adapter .its method is head"):
+        adapters.add("head", folder)
+
+
+def test_storage_is_what_lies_on_the_disk(folders, base):
+    entries = storage(folders)
+    assert [len(entry["tasks"]) for entry in entries] == [1, 2, 3]
+    weights = sum(p.numel() for p in load_folder(base).parameters())
+    for count, entry in enumerate(entries, start=1):
+        names = list(folders)[:count]
+        small = sum(
+            (folders[name] / file).stat().st_size
+            for name in names
+            for file in ("adapter.safetensors", "run.json")
+        )
+        assert entry["adapter_bytes"] == entry["base_bytes"] + small
+        assert 0 <= entry["base_bytes"] - 4 * weights < 5_000  # names and shapes
+        assert 0 <= entry["full_bytes"] - count * 4 * (weights + 34) < count * 6_000

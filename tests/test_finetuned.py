@@ -1,0 +1,198 @@
+"""The folder that fine-tuning leaves: whole and loadable, or refused with one line."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small import SMALL, write_adapter, write_base, write_messages
+
+from llm.batching import encode_messages
+from llm.errors import InputError
+from llm.finetuned import load_finetuned
+from llm.finetuning import FinetuneSettings, finetune, measures, prepare_messages
+from llm.methods import METHODS, LoRASettings
+
+RUN, ADAPTER = "run.json", "adapter.safetensors"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return write_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def tsv(tmp_path_factory):
+    return write_messages(tmp_path_factory.mktemp("data") / "messages.tsv")
+
+
+@pytest.fixture(scope="module")
+def good(base, tsv, tmp_path_factory):
+    return write_adapter(tmp_path_factory.mktemp("runs") / "good", base, tsv)
+
+
+@pytest.fixture
+def folder(good, tmp_path):
+    return shutil.copytree(good, tmp_path / "folder")
+
+
+def change(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def change_tensors(path, change):
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+@pytest.mark.parametrize(
+    ("method", "targets"), [(m, None) for m in METHODS] + [("lora", "all"), ("lora", ["fc1"])]
+)
+def test_a_loaded_folder_measures_what_the_run_measured(method, targets, base, tsv, tmp_path):
+    lora = LoRASettings(2, 8, targets) if targets else LoRASettings(2, 8)
+    settings = FinetuneSettings(method, lora, str(base), data=str(tsv), epochs=1, lr=0.02)
+    about = finetune(settings, tmp_path, device="cpu")
+    torch.manual_seed(123)  # what is random must not come from here
+    model, tokenizer, loaded = load_finetuned(tmp_path)
+    test = prepare_messages(settings, tokenizer, SMALL.context_length).test
+    assert measures(model, test) == about["record"]["test"]
+    assert loaded["record"] == about["record"]
+
+
+def test_another_base_is_refused(folder, tmp_path):
+    other = write_base(tmp_path / "other", seed=1)
+    about = json.loads((folder / RUN).read_text())
+    change(folder / RUN, base={**about["base"], "model": str(other)})
+    with pytest.raises(InputError, match="has other weights than the one this folder was trained"):
+        load_finetuned(folder)
+
+
+def test_one_changed_weight_of_the_base_is_enough(folder, base, tmp_path):
+    other = shutil.copytree(base, tmp_path / "other")
+    change_tensors(other / "model.safetensors", lambda t: t["pos_emb.weight"][3, 3].add_(1e-4))
+    about = json.loads((folder / RUN).read_text())
+    change(folder / RUN, base={**about["base"], "model": str(other)})
+    with pytest.raises(InputError, match="other weights"):
+        load_finetuned(folder)
+
+
+A = "body.trf_blocks.1.att.W_key.lora.A"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda t: t.pop(A), f"{A} is missing from .*{ADAPTER}"),
+        (lambda t: t.pop("head.bias"), "head.bias is missing"),
+        (lambda t: t.update(extra=torch.zeros(1)), "extra is not expected in"),
+        (lambda t: t.update({A: torch.zeros(16, 3)}), rf"{A} has shape \[16, 3\], not \[16, 2\]"),
+        (lambda t: t.update({A: torch.zeros(32)}), rf"{A} has shape \[32\], not \[16, 2\]"),
+        (lambda t: t.update({A: torch.zeros(16, 2, dtype=torch.int32)}), f"{A} is I32, not float"),
+        (lambda t: t.update({A: torch.zeros(16, 2, dtype=torch.float8_e5m2)}), f"{A} is F8"),
+        (lambda t: t.update({A: torch.full((16, 2), torch.nan)}), f"{A} holds values that are not"),
+        (
+            lambda t: t.update({A: torch.full((16, 2), 1e300, dtype=torch.float64)}),
+            f"{A} holds values that",
+        ),
+    ],
+)
+def test_a_tensor_that_is_wrong_is_named(folder, wrong, words):
+    change_tensors(folder / ADAPTER, wrong)
+    with pytest.raises(InputError, match=words):
+        load_finetuned(folder)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 10**9, 10**30])
+def test_a_rank_that_does_not_fit_is_refused_before_it_takes_memory(folder, rank):
+    about = json.loads((folder / RUN).read_text())
+    change(folder / RUN, lora={**about["lora"], "rank": rank})
+    with pytest.raises(InputError, match="right rank|too large"):
+        load_finetuned(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"format": 2}, "format 2 is unknown"),
+        ({"method": "magic"}, "magic"),
+        ({"method": "full"}, "does not exist"),
+        ({"labels": ["ham"]}, "two names"),
+        ({"base": {}}, "base is damaged"),
+        ({"lora": None}, "lora is damaged"),
+        ({"lora": {"rank": 2, "alpha": 4, "targets": [1]}}, "lora is damaged"),
+        ({"lora": {"rank": 2, "alpha": 4, "targets": ["W_querry"]}}, "W_querry"),
+        ({"lora": {"rank": 2, "alpha": "4"}}, "alpha"),
+        ({"lora": {"rank": 2, "beta": 4}}, "beta"),
+        ({"config": {}}, "expected exactly"),
+        ({"config": {**SMALL.to_dict(), "n_layers": 3}}, "missing"),
+        ({"config": {**SMALL.to_dict(), "n_layers": 10**9}}, "n_layers"),
+        ({"config": {**SMALL.to_dict(), "context_length": 47}}, "another shape"),
+    ],
+)
+def test_a_description_that_is_wrong_is_refused(folder, changes, words):
+    change(folder / RUN, **changes)
+    with pytest.raises(InputError, match=words):
+        load_finetuned(folder)
+
+
+def test_a_vocabulary_that_is_too_large_for_the_model_is_refused(folder, base, tmp_path):
+    from llm.config import GPTConfig
+    from llm.finetuned import tokenizer_for
+
+    with pytest.raises(InputError, match="8192 tokens, the model only 61"):
+        tokenizer_for(str(base), GPTConfig(61, 24, 16, 2, 3))
+
+
+def test_a_folder_that_is_written_anew_is_never_half_old(folder, base, tsv, monkeypatch):
+    """Cut short between its two files, the old description must not stand beside new tensors."""
+    from llm import finetuned
+
+    def full(*arguments):
+        raise InputError("disk full")
+
+    monkeypatch.setattr(finetuned, "write_tensors", full)
+    with pytest.raises(InputError, match="disk full"):
+        write_adapter(folder, base, tsv, rank=3)
+    with pytest.raises(InputError, match="no fine-tuned folder"):
+        load_finetuned(folder)
+    monkeypatch.undo()
+    assert "checkpoint.safetensors" in os.listdir(folder)
+    write_adapter(folder, base, tsv, rank=3, resume=True)
+    assert load_finetuned(folder)[2]["lora"]["rank"] == 3
+
+
+def test_a_second_run_into_a_folder_can_be_resumed_too(folder, base, tsv, monkeypatch):
+    """The first run's run.json is still there then, and must not stand in the way."""
+    from llm import finetuning
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(finetuning, "save_finetuned", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_adapter(folder, base, tsv, rank=3)
+    monkeypatch.undo()
+    assert load_finetuned(folder)[2]["lora"]["rank"] == 2
+    write_adapter(folder, base, tsv, rank=3, resume=True)
+    assert load_finetuned(folder)[2]["lora"]["rank"] == 3
+    with pytest.raises(InputError, match="finished run with other options"):
+        write_adapter(folder, base, tsv, rank=2, resume=True)
+
+
+def test_messages_of_every_kind_are_answered(good):
+    model, tokenizer, _ = load_finetuned(good)
+    texts = ["", "x" * 100_000, "🎉", "שלום", "مرحبا", "\0\x1b[2J", "<|endoftext|>", "\ud800", "\n"]
+    encoded = encode_messages(tokenizer, texts, None, SMALL.context_length)
+    assert encoded.cut == 1
+    assert all(0 < len(ids) <= SMALL.context_length for ids in encoded.ids)
+    assert tokenizer.eot_id not in encoded.ids[6]
+    assert torch.isfinite(model(*_batch(encoded))).all()
+
+
+def _batch(encoded):
+    from llm.batching import collate
+
+    return collate(encoded, range(len(encoded)))[:2]
