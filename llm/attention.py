@@ -12,6 +12,7 @@ Two layouts run through the model:
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +56,14 @@ def last_tokens(x: torch.Tensor, lengths: torch.Tensor | list[int]) -> torch.Ten
     return x[torch.arange(len(x), device=x.device), lengths - 1]
 
 
+def each(layers: Sequence[nn.Module], x: torch.Tensor) -> Sequence[torch.Tensor]:
+    """What each of several layers makes of the same x. LoRA layers share a part of that work."""
+    together = getattr(type(layers[0]), "together", None)
+    if together and len({type(layer) for layer in layers}) == 1:
+        return together(layers, x)
+    return [layer(x) for layer in layers]
+
+
 class MultiHeadAttention(nn.Module):
     """Causal multi-head self-attention with separate query, key, value and output layers."""
 
@@ -80,8 +89,11 @@ class MultiHeadAttention(nn.Module):
         Returns:
             the shape of `x`, or (batch, emb_dim) with `last_only`.
         """
-        queries_from = last_tokens(x, lengths) if last_only else x
-        queries, keys, values = self.W_query(queries_from), self.W_key(x), self.W_value(x)
+        if last_only:
+            queries = self.W_query(last_tokens(x, lengths))  # (batch, emb_dim)
+            keys, values = each((self.W_key, self.W_value), x)
+        else:
+            queries, keys, values = each((self.W_query, self.W_key, self.W_value), x)
         if x.dim() == 2:
             context = self._attend_packed(queries, keys, values, lengths, last_only)
         elif last_only:
@@ -95,7 +107,7 @@ class MultiHeadAttention(nn.Module):
         return self.out_proj(context)
 
     def attend(self, queries, keys, values, mask=None, cache=None) -> torch.Tensor:
-        """Attention over full rows, all heads at once, through PyTorch's fused kernel.
+        """Attention over full rows, all heads at once.
 
         Args:
             queries: (batch, new_tokens, emb_dim). keys, values: (batch, tokens, emb_dim).
@@ -112,25 +124,39 @@ class MultiHeadAttention(nn.Module):
             if seen > new:  # new token i may look at all that was cached, and at new ones up to i
                 mask = torch.ones(new, seen, dtype=torch.bool, device=keys.device).tril(seen - new)
                 causal = False
-        context = F.scaled_dot_product_attention(
+        return self._join_heads(self._attend_heads(queries, keys, values, mask, causal))
+
+    def _attend_packed(self, queries, keys, values, lengths, last_only) -> torch.Tensor:
+        """Attention inside each message: (all_tokens, emb_dim), no padding anywhere.
+
+        Heads are split and joined once for all messages: the messages are short, and at this
+        size what counts is the number of operations, not their arithmetic.
+        """
+        lengths = lengths.tolist() if torch.is_tensor(lengths) else lengths
+        # (all_tokens, emb_dim) -> (1, n_heads, all_tokens, head_dim) -> one slice a message
+        queries, keys, values = (self._split_heads(x[None]) for x in (queries, keys, values))
+        queries = queries.split(1 if last_only else lengths, dim=2)
+        messages = zip(queries, keys.split(lengths, dim=2), values.split(lengths, dim=2))
+        # The last token may look at its whole message, so it needs no mask.
+        contexts = [self._attend_heads(*message, causal=not last_only) for message in messages]
+        return self._join_heads(torch.cat(contexts, dim=2))[0]
+
+    def _attend_heads(self, queries, keys, values, mask=None, causal=False) -> torch.Tensor:
+        """PyTorch's fused kernel: (batch, n_heads, tokens, head_dim) each, and so the result."""
+        return F.scaled_dot_product_attention(
             queries,
             keys,
             values,
             attn_mask=mask,
             is_causal=causal,
             dropout_p=self.drop_rate if self.training else 0.0,
-        )  # (batch, n_heads, new_tokens, head_dim)
-        return context.transpose(1, 2).flatten(2)  # (batch, new_tokens, emb_dim)
-
-    def _attend_packed(self, queries, keys, values, lengths, last_only) -> torch.Tensor:
-        """Attention inside each message: (all_tokens, emb_dim), no padding anywhere."""
-        lengths = lengths.tolist() if torch.is_tensor(lengths) else lengths
-        queries = queries.split(1 if last_only else lengths)
-        # The last token may look at its whole message, so it needs no mask.
-        mask = queries[0].new_ones(1, 1, dtype=torch.bool) if last_only else None
-        messages = zip(queries, keys.split(lengths), values.split(lengths), strict=True)
-        return torch.cat([self.attend(q[None], k[None], v[None], mask)[0] for q, k, v in messages])
+        )
 
     def _split_heads(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, tokens, emb_dim) -> (batch, n_heads, tokens, head_dim)"""
         return x.unflatten(-1, (self.n_heads, self.head_dim)).transpose(1, 2)
+
+    @staticmethod
+    def _join_heads(x: torch.Tensor) -> torch.Tensor:
+        """(batch, n_heads, tokens, head_dim) -> (batch, tokens, emb_dim)"""
+        return x.transpose(1, 2).flatten(2)

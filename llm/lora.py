@@ -12,13 +12,13 @@ Worked numbers, for a 768 x 768 layer of GPT-2 at rank 16: W has 589,824 weights
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 from llm.errors import InputError
+from llm.fused import lora_linears
 
 # The Linear layers of a block by name; "all" adds the classifier head to them.
 BLOCK_TARGETS = ("W_query", "W_key", "W_value", "out_proj", "fc1", "fc2")
@@ -91,22 +91,38 @@ class LinearWithLoRA(nn.Module):
         dtype = torch.promote_types(linear.weight.dtype, torch.float32)
         with linear.weight.device:  # A and B live where the layer lives, "meta" included
             self.lora = LoRALayer(in_dim, out_dim, rank, alpha, dropout, rslora, dtype)
+        self.train(linear.training)  # in a model that evaluates, no dropout
         self.merged = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The equation at the top of this file; `step_by_step` is the form to read."""
-        if self.merged:
-            return self.linear(x)
-        dropping = self.lora.training and self.lora.dropout.p > 0
-        if dropping or any(parameter.requires_grad for parameter in self.linear.parameters()):
-            return self.step_by_step(x)  # the fused form has no dropout and no gradient for W
+        return self.together((self,), x)[0]
+
+    @staticmethod
+    def together(layers: Sequence["LinearWithLoRA"], x: torch.Tensor) -> Sequence[torch.Tensor]:
+        """What each of several layers makes of the same x; `llm.fused` does it in fewer passes."""
+        if len({layer.lora.scale for layer in layers}) > 1:
+            return [layer(x) for layer in layers]
+        if not all(layer._fusible() for layer in layers):
+            return [layer.linear(x) if layer.merged else layer.step_by_step(x) for layer in layers]
         # Under autocast all compute in its lower precision, else in that of the input.
         kind = x.device.type
         low_precision = torch.is_autocast_enabled(kind)
         dtype = torch.get_autocast_dtype(kind) if low_precision else x.dtype
-        tensors = (x, self.linear.weight, self.linear.bias, self.lora.A, self.lora.B)
-        tensors = (None if tensor is None else tensor.to(dtype) for tensor in tensors)
-        return _FusedLoRA.apply(*tensors, self.lora.scale)
+        tensors = [
+            [
+                None if tensor is None else tensor.to(dtype)
+                for tensor in (layer.linear.weight, layer.linear.bias, layer.lora.A, layer.lora.B)
+            ]
+            for layer in layers
+        ]
+        return lora_linears(x.to(dtype), layers[0].lora.scale, tensors)
+
+    def _fusible(self) -> bool:
+        """The fused form has no dropout and no gradient for W."""
+        dropping = self.lora.training and self.lora.dropout.p > 0
+        base_trained = any(parameter.requires_grad for parameter in self.linear.parameters())
+        return not (self.merged or dropping or base_trained)
 
     def step_by_step(self, x: torch.Tensor) -> torch.Tensor:
         """The frozen layer plus the update."""
@@ -133,42 +149,6 @@ class LinearWithLoRA(nn.Module):
             raise InputError("the LoRA layer is not merged; there is nothing to unmerge")
         self.linear.weight -= self.lora.delta().to(self.linear.weight.dtype)
         self.merged = False
-
-
-class _FusedLoRA(torch.autograd.Function):
-    """y = x W^T + b + scale * (x A) B, and its gradients, with as few passes as can be.
-
-    At small widths a naive LoRA layer is *slower* than training W itself: its arithmetic is small,
-    but it writes x A B and the sum as tensors of their own and reads them again, forward and
-    backward. `addmm_` adds a product into a tensor that is there already. Nothing is computed for
-    the frozen W, and of the activations only x is kept, and x A, which is rank numbers a token.
-    """
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, A, B, scale):
-        rows = x.reshape(-1, x.shape[-1])  # (all_tokens, in)
-        low = rows @ A  # (all_tokens, rank)
-        y = torch.nn.functional.linear(rows, weight, bias)  # (all_tokens, out)
-        y.addmm_(low, B, alpha=scale)
-        ctx.save_for_backward(rows, low, weight, A, B)
-        ctx.scale = scale
-        return y.view(*x.shape[:-1], len(weight))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_y):
-        rows, low, weight, A, B = ctx.saved_tensors
-        grad_rows = grad_y.reshape(-1, grad_y.shape[-1])  # (all_tokens, out)
-        grad_low = (grad_rows @ B.T) * ctx.scale  # (all_tokens, rank)
-        grad_x = grad_A = grad_B = None
-        if ctx.needs_input_grad[0]:
-            grad_x = (grad_rows @ weight).addmm_(grad_low, A.T)
-            grad_x = grad_x.view(*grad_y.shape[:-1], len(A))
-        if ctx.needs_input_grad[3]:
-            grad_A = rows.T @ grad_low
-        if ctx.needs_input_grad[4]:
-            grad_B = (low.T @ grad_rows) * ctx.scale
-        return grad_x, None, None, grad_A, grad_B, None
 
 
 def replace_linear_with_lora(
@@ -245,6 +225,19 @@ def merge_and_unload(model: nn.Module) -> None:
             layer.merge()
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer.linear)
+
+
+def merged_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights by name as `merge_and_unload` would leave them; the model stays as it is."""
+    state = model.state_dict()
+    for name, layer in lora_layers(model).items():
+        del state[f"{name}.lora.A"], state[f"{name}.lora.B"]
+        for kind, _ in layer.linear.named_parameters():
+            state[f"{name}.{kind}"] = state.pop(f"{name}.linear.{kind}")
+        if not layer.merged:
+            delta = layer.lora.delta().detach()
+            state[f"{name}.weight"] = state[f"{name}.weight"] + delta.to(layer.linear.weight.dtype)
+    return state
 
 
 def _all_with(model: nn.Module, merged: bool) -> list[LinearWithLoRA]:
