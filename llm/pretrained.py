@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from llm.classifier import GPTClassifier
 from llm.config import PRESETS, GPTConfig
 from llm.errors import InputError
 from llm.files import open_tensors, read_json
@@ -93,6 +94,26 @@ def load_folder(
     plan |= {name: [tensor] for name, tensor in (extra or {}).items()}
     _fill(plan, _stored(folder), folder)
     return model
+
+
+def load_classifier(folder: str | Path) -> tuple[GPTClassifier, list[str]]:
+    """A GPT2ForSequenceClassification of transformers, and the names of its classes.
+
+    Its head has no bias, so that of ours is zero. Raises InputError as `load_base` does.
+    """
+    named = read_json(Path(folder) / CONFIG).get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    try:
+        labels = [str(named[key]) for key in sorted(named, key=int)]
+    except (TypeError, ValueError):
+        raise InputError(f"{folder}/{CONFIG}: id2label does not number the classes") from None
+    config = load_config(folder)
+    score = torch.empty(len(labels), config.emb_dim)
+    body = load_folder(folder, extra={"score.weight": score})
+    model = GPTClassifier(config, len(labels), body)
+    with torch.no_grad():
+        model.head.weight.copy_(score)
+        model.head.bias.zero_()
+    return model, labels
 
 
 @torch.no_grad()

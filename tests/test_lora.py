@@ -19,6 +19,7 @@ from llm.lora import (
     lora_layers,
     merge,
     merge_and_unload,
+    merged_state,
     replace_linear_with_lora,
     unmerge,
 )
@@ -209,6 +210,15 @@ def test_dropout_acts_on_the_update_and_only_while_training():
     assert torch.equal(layer(x), layer.linear(x))  # the frozen path drops nothing
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_lora_layers_join_a_model_in_its_mode(training):
+    model = classifier().train(training)
+    replace_linear_with_lora(model, 4, 8, dropout=0.5)
+    with_random_updates(model)
+    assert all(module.training == training for module in model.modules())
+    assert torch.equal(model(IDS, LENGTHS), model(IDS, LENGTHS)) != training
+
+
 def test_scale():
     assert LoRALayer(8, 8, rank=4, alpha=8).scale == 2
     assert LoRALayer(8, 8, rank=16, alpha=8, rslora=True).scale == 2  # 8 / sqrt(16)
@@ -316,8 +326,11 @@ def test_unloading_leaves_a_plain_model(merged_before):
     before = model(IDS, LENGTHS)
     if merged_before:
         merge(model)
+    state, expected = snapshot(model), merged_state(model)
+    assert same(snapshot(model), state)  # asking for them has changed nothing
     merge_and_unload(model)
     assert set(model.state_dict()) == names
+    assert same(snapshot(model), expected)
     torch.testing.assert_close(model(IDS, LENGTHS), before, atol=1e-12, rtol=0)
 
 
