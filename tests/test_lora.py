@@ -142,6 +142,63 @@ def test_the_form_in_use_equals_the_form_to_read(bias, shape):
         torch.testing.assert_close(fast, plain, atol=1e-12, rtol=1e-12)
 
 
+def three_layers(**more) -> list[LinearWithLoRA]:
+    """As query, key and value, but of different ranks and sizes, one without bias."""
+    layers = [
+        layer_for(rank=rank, outputs=outputs, bias=bias, **more)
+        for rank, outputs, bias in ((3, 7, True), (1, 2, False), (5, 4, True))
+    ]
+    for layer in layers:
+        layer.lora.scale = 2.0
+        layer.lora.requires_grad_(True)
+    return layers
+
+
+def different_scale(layers):
+    layers[1].lora.scale = 3.0
+
+
+def one_merged(layers):
+    layers[0].merge()
+
+
+def one_base_trained(layers):
+    layers[2].linear.weight.requires_grad_(True)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda layers: None, different_scale, one_merged, one_base_trained]
+)
+@pytest.mark.parametrize("used", [(0, 1, 2), (0, 2), (1,)])
+def test_layers_that_read_the_same_x_together_equal_each_alone(change, used):
+    layers = three_layers()
+    change(layers)
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 5, dtype=torch.float64, requires_grad=True)
+    inputs = [x, *(p for layer in layers for p in layer.lora.parameters())]
+    results = []
+    for outputs in (
+        LinearWithLoRA.together(layers, x),
+        [layer.linear(x) if layer.merged else layer.step_by_step(x) for layer in layers],
+    ):
+        loss = sum(outputs[index].square().sum() for index in used)
+        gradients = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
+        results.append([*outputs, *gradients])
+    for fast, plain in zip(*results, strict=True):
+        torch.testing.assert_close(fast, plain, atol=1e-12, rtol=1e-12)
+
+
+def test_gradcheck_together():
+    layers = three_layers()
+    x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    factors = [p for layer in layers for p in (layer.lora.A, layer.lora.B)]
+
+    def forward(x, *_):
+        return LinearWithLoRA.together(layers, x)
+
+    assert torch.autograd.gradcheck(forward, (x, *factors))
+
+
 def test_the_equation_by_hand():
     """y = x W^T + b + (alpha / rank) (x A) B with 1 x 2 = 2, 2 * 3 = 6, 6 * 4 / 2 * 5 = 60."""
     linear = nn.Linear(1, 1)
