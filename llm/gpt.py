@@ -20,8 +20,8 @@ class GPTModel(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.config = config
-        self.tok_emb = nn.Embedding(config.vocab_size, config.emb_dim)
-        self.pos_emb = nn.Embedding(config.context_length, config.emb_dim)
+        self.tok_emb = _embedding(config.vocab_size, config.emb_dim)
+        self.pos_emb = _embedding(config.context_length, config.emb_dim)
         self.drop_emb = nn.Dropout(config.drop_rate)
         self.trf_blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.n_layers))
         self.final_norm = LayerNorm(config.emb_dim)
@@ -75,3 +75,11 @@ class GPTModel(nn.Module):
             # 2 * n_layers outputs add up on the shortcut; this keeps their sum's variance at 1.
             for linear in (module.att.out_proj, module.ff.fc2):
                 nn.init.normal_(linear.weight, std=0.02 / math.sqrt(2 * self.config.n_layers))
+
+
+def _embedding(rows: int, emb_dim: int) -> nn.Embedding:
+    """An embedding without numbers yet, as `_draw_weights` draws its own.
+
+    PyTorch's would be drawn in vain, and on the meta device that loads its compiler: two seconds.
+    """
+    return nn.Embedding(rows, emb_dim, _weight=torch.empty(rows, emb_dim))
