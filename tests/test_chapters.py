@@ -1,0 +1,117 @@
+"""Every chapter as a reader runs it: a process of its own, started from another folder."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CHAPTERS = sorted(path.name for path in (ROOT / "chapters").glob("ch*.py"))
+# The base that the chapters start from here: the bundled one where it is there.
+WEIGHTS = "pretrained" if (ROOT / "data" / "mini" / "model.safetensors").exists() else "random"
+
+# chapter -> (its options for a quick run, what it must print, its figures)
+EXPECTED = {
+    "ch01_tokenizing.py": (
+        [],
+        ["receive·a", "mini, 8,192", "no message can"],
+        ["ch01_tokenizing.png"],
+    ),
+    "ch02_data_sampling.py": (
+        [],
+        ["copies removed", "packed: no rectangle at all", "answer"],
+        ["ch02_data_sampling.png"],
+    ),
+    "ch03_embeddings.py": (
+        ["--weights", WEIGHTS],
+        ["largest difference: 0.0e+00", "' Monday'", "tokens apart"],
+        ["ch03_embeddings.png"],
+    ),
+    "ch04_attention.py": (
+        ["--weights", WEIGHTS],
+        ["at all tokens before the last  0.000e+00", "listens to"],
+        ["ch04_attention.png"],
+    ),
+    "ch05_architecture.py": (
+        [],
+        ["124,439,808", "1,557,611,200", "(2, 16, 8192)"],
+        ["ch05_architecture.png"],
+    ),
+    "ch07_lora.py": (
+        ["--weights", WEIGHTS, "--steps", "3"],
+        [
+            *("124,441,346", "2,666,528", "2,655,746", "(2.0, 8.0)", "merged already"),
+            *("bit for bit: True", "bit for bit equal: True", "directions of update  8"),
+        ],
+        ["ch07_lora.png"],
+    ),
+}
+
+
+def run(chapter: str, folder: Path, *options: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "chapters" / chapter), *options],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        encoding="utf-8",
+    )
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_a_chapter_runs_from_any_folder(chapter, tmp_path):
+    options, promised, figures = EXPECTED[chapter]
+    done = run(chapter, tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    for text in (*promised, "Try next:"):
+        assert text in done.stdout
+    for name in figures:
+        png = (tmp_path / "figures" / name).read_bytes()
+        assert png.startswith(b"\x89PNG") and len(png) > 5_000
+
+
+def test_frozen_weights_stay_bit_for_bit(tmp_path):
+    """The table of chapter 7 counts the tensors that changed: none that is frozen, all others."""
+    done = run("ch07_lora.py", tmp_path, "--weights", WEIGHTS, "--steps", "2")
+    changed = {}
+    for line in done.stdout.split("tensors that changed")[1].split("\n\n")[0].splitlines():
+        if not line.strip() or "---" in line:
+            continue
+        kind, tensors, _, count = line.rsplit(maxsplit=3)
+        changed[kind.strip()] = (int(tensors), int(count))
+    assert changed == {
+        "embeddings and LayerNorms, frozen": (36, 0),
+        "W and b, frozen": (96, 0),
+        "A": (48, 48),
+        "B": (48, 48),
+        "head": (2, 2),
+    }
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_help_is_the_lesson(chapter, tmp_path):
+    done = run(chapter, tmp_path, "--help")
+    assert done.returncode == 0, done.stderr
+    assert f"Chapter {int(chapter[2:4])}." in done.stdout
+    assert "Source: " in done.stdout and "--seed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("chapter", "options", "complaint"),
+    [
+        ("ch01_tokenizing.py", ["--seed", "minus"], "--seed"),
+        ("ch03_embeddings.py", ["--weights", "guessed"], "--weights"),
+        ("ch03_embeddings.py", ["--weights", "random", "--words", "Konstantinopel"], "one token"),
+        ("ch07_lora.py", ["--steps", "0"], "--steps"),
+        ("ch05_architecture.py", ["--out", "taken"], "taken"),
+    ],
+)
+def test_a_bad_option_is_one_line(chapter, options, complaint, tmp_path):
+    (tmp_path / "taken").write_text("a file, not a folder")
+    done = run(chapter, tmp_path, *options)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error:") and done.stderr.count("\n") == 1
+    assert complaint in done.stderr
