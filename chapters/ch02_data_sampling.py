@@ -92,8 +92,8 @@ def windows(train, tokenizer, seed):
         listing("in      " + " ".join(tokens[:-1]), "answer  " + " ".join(tokens[1:]))
     assert torch.equal(drawn, again)
     say(
-        f"{n_tokens:,} tokens from {n_bytes:,} bytes. The seed and the number of the step decide the "
-        "draw alone, so a run that was killed goes on with exactly the windows it would have seen."
+        f"{n_tokens:,} tokens from {n_bytes:,} bytes. The seed and the number of the step decide "
+        "the draw alone, so a run that was killed goes on with the very windows it would have seen."
     )
 
 
