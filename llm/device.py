@@ -40,19 +40,23 @@ def autocast(device: str, precision: str):
 def keep_freed_memory() -> bool:
     """Ask the C library to keep freed memory for the next tensor. True where that is possible.
 
-    By default glibc returns every large tensor's memory to the system when it is freed, and the
-    system hands it out again page by page, each page cleared: at the sizes of a small model that
-    costs some percent of a training step. Peak memory stays what it is.
+    By default glibc returns a large tensor's memory to the system when it is freed, and the system
+    hands it out again page by page, each page cleared: at the sizes of a small model a noticeable
+    part of a training step, and on some virtual machines most of it. glibc also keeps a pool for
+    every thread; the backward pass has a thread of its own, and what one pool has freed the other
+    cannot use. One pool for all lowers the peak too.
+
+    Call it before the first tensor is made.
     """
     if not sys.platform.startswith("linux"):
         return False
+    trim_threshold, mmap_threshold, most_pools = -1, -3, -8  # glibc's numbers for its settings
     try:
-        libc = ctypes.CDLL("libc.so.6")
-        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-        gigabyte = 1 << 30
-        return bool(libc.mallopt(mmap_threshold, gigabyte) & libc.mallopt(trim_threshold, gigabyte))
-    except (OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):  # another C library
         return False
+    wanted = {mmap_threshold: 1 << 30, trim_threshold: 1 << 30, most_pools: 1}
+    return all(mallopt(setting, value) for setting, value in wanted.items())
 
 
 def peak_memory_bytes(device: str = "cpu") -> int:
