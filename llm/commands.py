@@ -119,7 +119,7 @@ def export(options) -> None:
     """Write for peft or transformers."""
     from llm.export import export_folder
 
-    written = export_folder(options)
+    written = export_folder(options.format, options.out, options.folder, options.model)
     print(json.dumps(written) if options.json else f"written: {options.out}")
 
 

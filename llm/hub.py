@@ -18,7 +18,7 @@ REPOSITORIES = {
     "gpt2-large": "openai-community/gpt2-large",
     "gpt2-xl": "openai-community/gpt2-xl",
 }
-FILES = ("config.json", "vocab.json", "merges.txt", "model.safetensors")
+FILES = ("config.json", "vocab.json", "merges.txt", "model.safetensors")  # the last is large
 OFFLINE = "without a network, `--model mini` works, and so does `--model FOLDER`"
 
 
@@ -71,6 +71,17 @@ def cached_folder(model: str) -> Path:
             f"{model}`; {OFFLINE}"
         )
     return Path(found[-1]).parent
+
+
+def cached_vocabulary() -> Path | None:
+    """A folder with GPT-2's vocabulary, which all sizes share, if any of them was downloaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for repository in REPOSITORIES.values():
+        found = [try_to_load_from_cache(repository, name) for name in FILES[1:3]]
+        if all(isinstance(path, str) for path in found):
+            return Path(found[0]).parent
+    return None
 
 
 def _fetch(repository: str, name: str, about) -> None:

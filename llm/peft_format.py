@@ -20,10 +20,10 @@ import torch
 
 from llm.classifier import GPTClassifier
 from llm.errors import InputError
-from llm.export import bias_as_shift, write_tokenizer
 from llm.files import make_folder, write_json, write_tensors
 from llm.lora import lora_layers, merged_state
 from llm.tokenizer import Tokenizer
+from llm.transformers_export import bias_as_shift, write_tokenizer
 from llm.transformers_format import CONV1D
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -36,7 +36,7 @@ def export_peft(
     """Write a LoRA-adapted classifier as `adapter_config.json` and `adapter_model.safetensors`.
 
     The head is saved whole as `score`, and its bias in the final LayerNorm `ln_f` (see
-    `llm.export`), which therefore stands in `modules_to_save` too.
+    `llm.transformers_export`), which therefore stands in `modules_to_save` too.
 
     Args:
         model: with LoRA layers, not merged. It is not changed.

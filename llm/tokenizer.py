@@ -16,6 +16,7 @@ import tiktoken
 from llm.bpe import SPLIT_PATTERN
 from llm.errors import InputError
 from llm.files import read_json, write_json, write_text
+from llm.hub import cached_vocabulary
 
 END_OF_TEXT = "<|endoftext|>"  # stands between documents; the one special token GPT-2 knows
 MINI_FOLDER = Path(__file__).resolve().parents[1] / "data" / "mini"
@@ -114,12 +115,13 @@ def gpt2_tokenizer(folder: str | Path | None = None) -> Tokenizer:
 
     From the files in `folder`, or in the folder that the environment variable LLM_GPT2_VOCAB
     names: `vocab.json` and `merges.txt` (Hugging Face), `encoder.json` and `vocab.bpe` (OpenAI),
-    or `tokenizer.json`. Without either, tiktoken fetches it once and keeps it.
+    or `tokenizer.json`. Without either, from where `python -m llm download gpt2` has put it, and
+    else tiktoken fetches it once and keeps it.
 
     Raises:
         InputError: the files are absent, damaged, or cannot be fetched.
     """
-    folder = folder or os.environ.get(GPT2_VARIABLE)
+    folder = folder or os.environ.get(GPT2_VARIABLE) or cached_vocabulary()
     if folder:
         return _from_gpt2_files(Path(folder))
     try:

@@ -7,15 +7,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import write_adapter, write_base, write_messages
 from twins import TINY, random_ids, random_model, randomise
 
 from llm.classifier import GPTClassifier
 from llm.config import GPTConfig
 from llm.errors import InputError
-from llm.export import bias_as_shift, export_transformers, merge_of, write_tokenizer
+from llm.export import export_folder
+from llm.finetuned import load_finetuned
 from llm.lora import lora_layers, merge, replace_linear_with_lora
-from llm.pretrained import load_base, load_classifier
+from llm.pretrained import fingerprint, load_base, load_classifier
 from llm.tokenizer import gpt2_tokenizer, load_tokenizer, mini_tokenizer
+from llm.transformers_export import bias_as_shift, export_transformers, merge_of, write_tokenizer
 
 SHARED_GPT2 = Path(__file__).parents[2] / "shared" / "gpt2"
 MINI = mini_tokenizer()
@@ -175,6 +178,72 @@ def test_an_unwritable_place_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot create the folder"):
         export_transformers(classifier(), MINI, tmp_path / "file" / "folder")
+
+
+# --- a fine-tuned folder through each door ---
+
+
+@pytest.fixture(scope="module")
+def finetuned(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    base, messages = write_base(folder / "base"), write_messages(folder / "messages.tsv")
+    return write_adapter(folder / "adapter", base, messages)
+
+
+def of_ours(folder, message: str) -> torch.Tensor:
+    model, tokenizer, _ = load_finetuned(folder)
+    ids = torch.tensor([tokenizer.encode(message)[: model.config.context_length]])
+    with torch.no_grad():
+        return torch.softmax(model(ids, torch.tensor([ids.shape[1]])), -1)[0]
+
+
+def test_a_finetuned_folder_for_transformers(finetuned, tmp_path):
+    from transformers import pipeline
+
+    assert export_folder("transformers", tmp_path, finetuned)["base"] is None
+    pipe = pipeline("text-classification", str(tmp_path), top_k=None)
+    for message in MESSAGES:
+        scores = {entry["label"]: entry["score"] for entry in pipe([message], truncation=True)[0]}
+        expected = dict(zip(LABELS, of_ours(finetuned, message).tolist(), strict=True))
+        assert scores == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_finetuned_folder_for_peft(finetuned, tmp_path):
+    """The three lines of the README."""
+    from peft import AutoPeftModelForSequenceClassification
+    from transformers import AutoTokenizer, pipeline
+
+    base = export_folder("peft", tmp_path, finetuned)["base"]
+    assert Path(base) == tmp_path / "base"
+    model = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    pipe = pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None)
+    for message in MESSAGES:
+        scores = {entry["label"]: entry["score"] for entry in pipe([message], truncation=True)[0]}
+        expected = dict(zip(LABELS, of_ours(finetuned, message).tolist(), strict=True))
+        assert scores == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_base_through_the_same_door(finetuned, tmp_path):
+    base = str(finetuned.parent / "base")
+    export_folder("transformers", tmp_path, model=base)
+    assert fingerprint(load_base(tmp_path)) == fingerprint(load_base(base))
+    with pytest.raises(InputError, match="a base has no adapter"):
+        export_folder("peft", tmp_path, model=base)
+
+
+@pytest.mark.parametrize("source", ["folder", "model"])
+def test_a_folder_is_not_written_over_itself(finetuned, source):
+    folder = finetuned if source == "folder" else finetuned.parent / "base"
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    with pytest.raises(InputError, match="choose another --out"):
+        export_folder("transformers", folder / ".." / folder.name, **{source: str(folder)})
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_other_formats_are_unknown(finetuned, tmp_path):
+    with pytest.raises(InputError, match="choose transformers or peft"):
+        export_folder("onnx", tmp_path, finetuned)
 
 
 # --- the tokenizer ---

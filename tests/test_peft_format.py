@@ -9,12 +9,12 @@ from twins import TINY, hf_config, random_ids, random_model
 
 from llm.classifier import GPTClassifier
 from llm.errors import InputError
-from llm.export import export_transformers
 from llm.files import read_json, read_tensors, write_json, write_tensors
 from llm.lora import lora_layers, merge, replace_linear_with_lora
 from llm.peft_format import export_peft
 from llm.peft_import import import_peft
 from llm.tokenizer import mini_tokenizer
+from llm.transformers_export import export_transformers
 
 PAD = TINY.vocab_size - 1
 LENGTHS = torch.tensor([9, 2, 5, 7])

@@ -21,6 +21,8 @@ from llm.files import read_tensors, write_json, write_tensors
 from llm.gpt import GPTModel
 from llm.hub import cached_folder, download
 from llm.pretrained import fingerprint, load_base, load_config
+from llm.tokenizer import mini_tokenizer
+from llm.transformers_export import write_tokenizer
 from llm.transformers_format import config_to_transformers, to_transformers
 
 ROOT = Path(__file__).parents[1]
@@ -394,7 +396,8 @@ def hub(tmp_path):
     folder.mkdir()
     theirs(folder)
     Hub.files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    Hub.files |= {"vocab.json": b"{}", "merges.txt": b"#version: 0.2\n"}
+    write_tokenizer(mini_tokenizer(), folder, TINY.context_length)
+    Hub.files |= {name: (folder / name).read_bytes() for name in ("vocab.json", "merges.txt")}
     Hub.ranges, Hub.spoil = [], False
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     Thread(target=server.serve_forever, daemon=True).start()
@@ -432,6 +435,11 @@ def test_download_then_load_without_a_network(hub, tmp_path):
     code = "print(load_base('gpt2').config.emb_dim, cached_folder('gpt2'))"
     done = in_fresh_process(code, home, HF_HUB_OFFLINE="1")
     assert done.stdout.split() == ["32", str(folder)]
+    code = (
+        "from llm.tokenizer import load_tokenizer; print(load_tokenizer('gpt2-xl').encode('a b'))"
+    )
+    done = in_fresh_process(code, home, HF_HUB_OFFLINE="1", LLM_GPT2_VOCAB="")
+    assert done.stdout.strip() == str(mini_tokenizer().encode("a b"))
 
 
 def test_a_broken_download_is_resumed(hub, tmp_path):
