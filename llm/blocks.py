@@ -76,6 +76,7 @@ class TransformerBlock(nn.Module):
         self.norm2 = LayerNorm(config.emb_dim)
         self.ff = FeedForward(config)
         self.drop_shortcut = nn.Dropout(config.drop_rate)
+        self.recompute = None  # `llm.accelerate` sets how to save memory in training
 
     def forward(self, x, lengths=None, last_only=False, cache=None) -> torch.Tensor:
         """(batch, tokens, emb_dim) or (all_tokens, emb_dim) -> the same shape.
@@ -83,6 +84,11 @@ class TransformerBlock(nn.Module):
         With `last_only` (batch, emb_dim): the last block of a classifier works on each message's
         last token alone, since nobody reads the others after it.
         """
+        if self.recompute and torch.is_grad_enabled():
+            return self.recompute(self._forward, x, lengths, last_only)
+        return self._forward(x, lengths, last_only, cache)
+
+    def _forward(self, x, lengths, last_only, cache=None) -> torch.Tensor:
         shortcut = last_tokens(x, lengths) if last_only else x
         attended = self.att(self.norm1(x), lengths, last_only, cache)
         x = shortcut + self.drop_shortcut(attended)

@@ -29,6 +29,8 @@ class ClassificationTask:
         batch_size: messages a step.
         seed: of the order of the messages.
         start: blocks from the bottom that stay frozen; their output is computed here, once.
+        width: pad training messages to a multiple of so many tokens. A GPU then meets few shapes
+            of batches, which is what recording a step needs (`llm.accelerate`).
     """
 
     def __init__(
@@ -39,8 +41,9 @@ class ClassificationTask:
         batch_size: int,
         seed: int,
         start: int = 0,
+        width: int = 1,
     ):
-        self.batch_size, self.seed, self.start = batch_size, seed, start
+        self.batch_size, self.seed, self.start, self.width = batch_size, seed, start, width
         self.device = next(model.parameters()).device
         self.train, self.validation = train, validation
         if start:
@@ -85,7 +88,8 @@ class ClassificationTask:
 
     def inputs(self, messages: Encoded, indices: list[int]) -> Batch:
         """A batch as the model takes it: ids, or what the frozen blocks made of them."""
-        batch = collate(messages, indices, self.device)
+        longest = max(len(messages.ids[index]) for index in indices)
+        batch = collate(messages, indices, self.device, -(-longest // self.width) * self.width)
         if not self.start:
             return batch
         hidden = [self.hidden[id(messages)][index] for index in indices]

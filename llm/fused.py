@@ -40,13 +40,12 @@ class _LoRALinears(torch.autograd.Function):
         weights, biases, As, Bs = (tensors[kind::4] for kind in range(4))
         A = As[0] if len(As) == 1 else torch.cat(As, dim=1)  # (in, all ranks side by side)
         rows = x.reshape(-1, x.shape[-1])  # (all_tokens, in)
-        low = A.T @ rows.T  # (x A) transposed: (all ranks, all_tokens)
+        low = (A.T @ rows.T) * scale  # x A, scaled and transposed: (all ranks, all_tokens)
         ctx.save_for_backward(rows, low, A, *weights, *Bs)
         ctx.scale, ctx.shape, ctx.ranks = scale, x.shape, [len(B) for B in Bs]
         outputs = []
         for weight, bias, B, low_i in zip(weights, biases, Bs, low.split(ctx.ranks)):
-            y = F.linear(rows, weight, bias)  # (all_tokens, out)
-            y.addmm_(low_i.T, B, alpha=scale)
+            y = _add_product(F.linear(rows, weight, bias), low_i.T, B)  # (all_tokens, out)
             outputs.append(y.view(*x.shape[:-1], len(weight)))
         return tuple(outputs)
 
@@ -61,18 +60,22 @@ class _LoRALinears(torch.autograd.Function):
         grad_x, grad_As, grad_Bs = None, [None] * len(grads), [None] * len(grads)
         if needs_x or needs_A:
             grad_lows = [B @ grad.T for B, grad in zip(Bs, grads)]  # (rank, all_tokens) each
-            grad_low = torch.cat(grad_lows).mul_(ctx.scale)  # (all ranks, all_tokens)
+            grad_low = torch.cat(grad_lows) * ctx.scale  # (all ranks, all_tokens)
         if needs_x:
             grad_x = grad_low.T @ A.T  # (all_tokens, in)
             for grad, weight in zip(grads, weights):
-                grad_x.addmm_(grad, weight)
+                grad_x = _add_product(grad_x, grad, weight)
             grad_x = grad_x.view(ctx.shape)
         if needs_A:
             grad_As = (grad_low @ rows).T.split(ctx.ranks, dim=1)  # (in, rank) each
         if needs_B:
-            grad_Bs = [
-                (low_i @ grad).mul_(ctx.scale)  # (rank, out)
-                for low_i, grad in zip(low.split(ctx.ranks), grads)
-            ]
+            grad_Bs = [low_i @ grad for low_i, grad in zip(low.split(ctx.ranks), grads)]
         of_layers = [(None, None, grad_A, grad_B) for grad_A, grad_B in zip(grad_As, grad_Bs)]
         return grad_x, None, *sum(of_layers, ())
+
+
+def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """total + left @ right, in place; a compiler joins the sum with what comes after it instead."""
+    if torch.compiler.is_compiling():
+        return total + left @ right
+    return total.addmm_(left, right)

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from llm import distributed
+from llm.accelerate import RecordedSteps
 from llm.checkpoint import CHECKPOINT, Run, trainable_state
 from llm.device import autocast
 from llm.errors import InputError
@@ -56,6 +57,7 @@ class TrainSettings:
     log_every: int = 1  # steps between two entries of the loss curve
     precision: str = "fp32"
     compile: bool = False  # torch.compile, worth it for long runs on a GPU
+    record: bool = False  # replay each step as one CUDA graph; for batches of few shapes
     seed: int = 0
 
     def __post_init__(self):
@@ -136,6 +138,14 @@ def train(
     pending: list[tuple[int, float, torch.Tensor]] = []  # losses not looked at yet
 
     trainable = [p for p in model.parameters() if p.requires_grad]
+
+    def loss_of(batch) -> torch.Tensor:
+        with autocast(device.type, settings.precision):
+            return task.loss(wrapped, batch)
+
+    recorded = None
+    if settings.record and device.type == "cuda" and parts == 1:
+        recorded = RecordedSteps(loss_of, trainable)
     model.train()
     with interrupt_after_step() as interrupt, progress:
         while run.step < settings.steps:
@@ -145,9 +155,12 @@ def train(
             loss = torch.zeros((), device=device)
             for part in range(first_part, first_part + settings.accumulate):
                 last = part == first_part + settings.accumulate - 1
+                batch = task.batch(step, part, parts)
+                if recorded:
+                    loss += recorded(batch)
+                    continue
                 with nullcontext() if last else distributed.no_sync(wrapped):
-                    with autocast(device.type, settings.precision):
-                        share = task.loss(wrapped, task.batch(step, part, parts))
+                    share = loss_of(batch)
                     # DDP averages gradients over the processes, but shares add up.
                     (share * distributed.processes()).backward()
                 loss += share.detach()

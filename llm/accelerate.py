@@ -1,0 +1,139 @@
+"""What makes a training step faster or smaller on a GPU, without a change of its result.
+
+A GPU finishes small operations sooner than Python can start them, and large ones spend much of
+their time on reading and writing memory. So:
+
+* `compile_blocks` lets PyTorch join neighbouring operations into one kernel;
+* `RecordedSteps` records all kernels of a step once, and starts them together ever after;
+* `keep_frozen_in_bfloat16` halves the weights that are only read;
+* `recompute_all` and `recompute_cheap` forget activations in the forward pass and compute them
+  again in the backward pass (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost").
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Compile the transformer blocks, in place.
+
+    All blocks have the same code, so PyTorch compiles it once and not once a block. The first
+    block's input needs no gradient with LoRA, and the last block of a classifier computes one
+    token a message: three versions at most.
+    """
+    for block in _blocks(model):
+        block.compile()
+
+
+def keep_frozen_in_bfloat16(model: nn.Module) -> None:
+    """Keep every weight that is not trained in bfloat16, in place: 2 bytes in place of 4.
+
+    What is trained stays in float32, whose small steps bfloat16 would round away. Activations
+    then flow in bfloat16 too.
+    """
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def recompute_all(model: nn.Module) -> None:
+    """Keep nothing of a block but its input: least memory, a third more arithmetic."""
+    for block in _blocks(model):
+        block.recompute = partial(checkpoint, use_reentrant=False)
+
+
+def recompute_cheap(model: nn.Module) -> None:
+    """Keep matrix products and attention; normalise, bend and add again when needed.
+
+    For compiled blocks alone: without the compiler, sums are made in place in kept products.
+    """
+    contexts = partial(create_selective_checkpoint_contexts, _keep_products)
+    for block in _blocks(model):
+        block.recompute = partial(checkpoint, use_reentrant=False, context_fn=contexts)
+
+
+_PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
+
+
+def _keep_products(context, operation, *args, **kwargs) -> CheckpointPolicy:
+    name = operation.__name__.partition(".")[0]
+    product = name in _PRODUCTS or "scaled_dot_product" in name
+    return CheckpointPolicy.MUST_SAVE if product else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _blocks(model: nn.Module) -> nn.ModuleList:
+    """The blocks of a GPTModel or of a GPTClassifier."""
+    return getattr(model, "body", model).trf_blocks
+
+
+class RecordedSteps:
+    """Forward and backward pass as a CUDA graph: recorded once a batch shape, then replayed.
+
+    A replay starts some thousand kernels at the price of one. It reads and writes the same
+    addresses each time: batches are copied into the recorded one, and the gradients that it
+    leaves are valid until the next call.
+
+    Args:
+        loss_of: batch -> loss. Batches are tensors, numbers, and tuples of these.
+        parameters: those that get a gradient.
+    """
+
+    def __init__(self, loss_of: Callable[[Any], torch.Tensor], parameters: list[nn.Parameter]):
+        self.loss_of, self.parameters = loss_of, parameters
+        self.recorded: dict[tuple, tuple] = {}
+        self.pool = None  # memory that all recordings share
+
+    def __call__(self, batch: Any) -> torch.Tensor:
+        """Set the parameters' gradients for this batch. Returns the loss, a scalar."""
+        key = tuple(
+            (leaf.shape, leaf.dtype) if torch.is_tensor(leaf) else leaf for leaf in _leaves(batch)
+        )
+        if key not in self.recorded:
+            self.recorded[key] = self._record(batch)
+        graph, mine, loss, gradients = self.recorded[key]
+        for ours, theirs in zip(_leaves(mine), _leaves(batch)):
+            if torch.is_tensor(ours):
+                ours.copy_(theirs, non_blocking=True)
+        graph.replay()
+        for parameter, gradient in zip(self.parameters, gradients):
+            parameter.grad = gradient
+        return loss.clone()
+
+    def _record(self, batch: Any) -> tuple:
+        mine = _copy(batch)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # libraries and compilers set themselves up at first use
+            for _ in range(3):
+                torch.autograd.grad(self.loss_of(mine), self.parameters)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool):
+            loss = self.loss_of(mine)
+            gradients = torch.autograd.grad(loss, self.parameters)
+        self.pool = self.pool or graph.pool()
+        return graph, mine, loss.detach(), gradients
+
+
+def _leaves(batch: Any) -> Iterator:
+    if isinstance(batch, tuple):
+        for part in batch:
+            yield from _leaves(part)
+    else:
+        yield batch
+
+
+def _copy(batch: Any) -> Any:
+    if isinstance(batch, tuple):
+        parts = [_copy(part) for part in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else tuple(parts)
+    return batch.clone() if torch.is_tensor(batch) else batch
