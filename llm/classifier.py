@@ -55,7 +55,7 @@ class GPTClassifier(nn.Module):
         x = blocks[-1](x, lengths, last_only=True) if len(blocks) else last_tokens(x, lengths)
         x = self.body.final_norm(x)  # (batch, emb_dim)
         # The body may be kept in bfloat16, the head is not.
-        return self.head(x.to(next(self.head.parameters()).dtype))  # (batch, n_classes)
+        return self.head(x.to(next(self.head.parameters(), x).dtype))  # (batch, n_classes)
 
     def embed(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Ids -> packed embeddings (all_tokens, emb_dim) on a CPU, padded rows on a GPU.
