@@ -120,7 +120,8 @@ def lengths(train, vocabularies):
     show(["vocabulary", "tokens", "mean", "median", "longest", "characters a token"], rows)
     say(
         "Fewer tokens mean less to compute and more text within the model's 256 positions. The "
-        "price is the embedding table: mini spends 2.1 of its 8.5 million parameters on it."
+        "price is the embedding table: a row of numbers for every token, which mini spends about "
+        "three in ten of its parameters on."
     )
     return counts
 

@@ -1,6 +1,7 @@
 """What every chapter needs and none is about: options, headings, tables, one line for a mistake."""
 
 import argparse
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ from llm.files import make_folder
 from llm.plots import save_figure
 
 WIDTH = 88  # columns of the printed text
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / "data"  # where committed results lie
 
 
 def lesson(teach: Callable, text: str, add_options: Callable | None = None) -> None:
@@ -32,6 +35,8 @@ def lesson(teach: Callable, text: str, add_options: Callable | None = None) -> N
     if add_options:
         add_options(parser)
     options = parser.parse_args()
+    # Where llm is not installed, the runs of a comparison, processes of their own, find it too.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     sys.stdout.reconfigure(errors="replace")  # not every terminal can print every message
     try:
         make_folder(options.out)  # complain about it before the work, not after

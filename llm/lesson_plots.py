@@ -3,13 +3,14 @@
 Each function takes numbers that a chapter has computed and returns a figure.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from llm.plots import new_figure
+from llm.plots import COLOURS, KINDS, NAMES, new_figure, smooth
 
 # Okabe and Ito 2008, "Color Universal Design".
 BLUE, ORANGE, GREEN, SKY, RED, PINK, YELLOW, GREY = (
@@ -184,4 +185,76 @@ def lora_figure(
     right.set_title("GPT-2 124M, float32")
     right.tick_params(axis="x", labelsize=8)
     right.grid(axis="x", visible=False)
+    return figure
+
+
+def tiny_pretraining_figure(history: dict) -> Figure:
+    """Chapter 6: the loss of a few dozen steps, and the validation loss on the way."""
+    figure, axes = new_figure(width=7, height=3.8)
+    curve, evaluations = history["curve"], history["evaluations"]
+    axes.plot(
+        [point["step"] for point in curve],
+        [point["loss"] for point in curve],
+        color=SKY,
+        linewidth=1.6,
+        label="training, every step",
+    )
+    axes.plot(
+        [point["step"] for point in evaluations],
+        [point["loss"] for point in evaluations],
+        "o",
+        color=RED,
+        label="validation",
+    )
+    blind = math.log(8192)
+    axes.axhline(blind, color="black", linestyle=":", linewidth=1.2, label="guessing blindly")
+    axes.set(xlabel="optimiser step", ylabel="loss (nats a token)")
+    axes.set_title("A tiny model learns from text messages")
+    axes.legend()
+    return figure
+
+
+def finetuning_figure(histories: dict[str, dict], records: dict[str, dict]) -> Figure:
+    """Chapter 8: the loss of each method, and what a step of it holds in memory.
+
+    histories, records: by method, as `llm.finetuning.finetune` leaves and returns them.
+    """
+    figure, (left, right) = new_figure(1, 2, width=10.5, height=4)
+    for method, history in histories.items():
+        steps = [point["step"] for point in history["curve"]]
+        losses = smooth([point["loss"] for point in history["curve"]], 0.7)
+        name, colour = NAMES[method], COLOURS[method]
+        left.plot(steps, losses, color=colour, linewidth=1.6, label=f"{name}, training")
+        steps = [point["step"] for point in history["evaluations"]]
+        losses = [point["loss"] for point in history["evaluations"]]
+        left.plot(steps, losses, "o", color=colour, label=f"{name}, validation")
+    left.set(xlabel="optimiser step", ylabel="loss (nats a message)", ylim=(0, None))
+    left.set_title("Training loss (running mean) and validation")
+    left.legend()
+    bottoms = [0.0] * len(records)
+    names = [NAMES[method] for method in records]
+    for kind, colour in KINDS.items():
+        heights = [record["memory_bytes"][kind] / 1e6 for record in records.values()]
+        right.bar(names, heights, 0.55, bottoms, color=colour, edgecolor="white", label=kind)
+        bottoms = [bottom + height for bottom, height in zip(bottoms, heights)]
+    right.set(ylabel="memory of a step (MB)", ylim=(0, 1.35 * max(bottoms)))
+    right.set_title("What a training step holds")
+    right.grid(axis="x", visible=False)
+    right.legend(ncols=2, loc="upper right", fontsize=9)
+    return figure
+
+
+def storage_figure(sizes: tuple[int, int]) -> Figure:
+    """Chapter 9: what many tasks take on disk; sizes: bytes of all weights and of an adapter."""
+    whole, adapter = (size / 1e9 for size in sizes)
+    figure, axes = new_figure(width=6.5, height=4)
+    tasks = range(1, 101)
+    axes.plot(tasks, [n * whole for n in tasks], color=RED, linewidth=2, label="a copy a task")
+    together = [whole + n * adapter for n in tasks]
+    axes.plot(tasks, together, color=GREEN, linewidth=2, label="one base, an adapter a task")
+    axes.set(xscale="log", yscale="log", xlabel="tasks", ylabel="on disk (GB)")
+    axes.set_xticks([1, 3, 10, 30, 100], ["1", "3", "10", "30", "100"])
+    axes.set_yticks([0.5, 1, 5, 10, 50], ["0.5", "1", "5", "10", "50"])
+    axes.set_title("GPT-2 124M, float32, rank 8")
+    axes.legend()
     return figure

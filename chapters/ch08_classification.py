@@ -1,0 +1,205 @@
+"""Chapter 8. Classification: a head, and two ways to train what is below it
+
+A language model ends in a score for every token of its vocabulary. To tell spam from ham two
+scores are enough, so a small head takes their place: two rows of 320 numbers that read the hidden
+state of each message's last real token, the only one that has seen the whole message. Then the
+model is fine-tuned: all of it, or, with LoRA, a few percent of it.
+
+You will see that a message's answer does not depend on what stands beside it in a batch, and how
+it does when padding is read; full fine-tuning against LoRA on a short run, with loss, time and
+memory; the mistakes that remain; and how the learning rates were chosen. `--search` makes that
+choice anew, on the validation messages alone (an hour and more on two cores).
+
+Source: Radford et al. 2018, section 3.2 (the head); Hu et al. 2021, section 5 (the comparison).
+"""
+
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # works without installing, too
+from llm.batching import collate, encode_messages
+from llm.classifier import GPTClassifier
+from llm.cli import positive
+from llm.compare import megabytes
+from llm.device import DEVICES
+from llm.evaluation import classify
+from llm.files import read_json
+from llm.finetuned import load_finetuned
+from llm.finetuning import LEARNING_RATES, FinetuneSettings, finetune
+from llm.lesson import DATA, lesson, save, say, section, show, try_next, weights_option
+from llm.lesson_plots import finetuning_figure
+from llm.pretrained import load_base
+from llm.search import GRIDS, search_learning_rates
+from llm.spam import load_messages, split
+from llm.study_plots import search_figure
+from llm.tokenizer import mini_tokenizer
+
+METHODS = ("full", "lora")
+RATES = DATA / "learning_rates.json"
+
+
+def options(parser):
+    weights_option(parser)
+    parser.add_argument("--limit", type=positive, default=400, help="training messages")
+    parser.add_argument("--epochs", type=positive, default=2)
+    parser.add_argument("--search", action="store_true", help="choose the learning rates anew")
+    parser.add_argument("--seeds", type=positive, default=2, help="for --search")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="for --search")
+
+
+def teach(options):
+    the_last_real_token(options)
+    settings = FinetuneSettings(
+        weights=options.weights, limit=options.limit, epochs=options.epochs, seed=options.seed
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        folders = {method: Path(folder) / method for method in METHODS}
+        runs = full_against_lora(settings, folders)
+        histories = {method: read_json(folders[method] / "history.json") for method in METHODS}
+        mistakes(folders["lora"])
+    learning_rates(settings, options)
+    save(finetuning_figure(histories, runs), options.out, "ch08_classification.png")
+    try_next(
+        f"--limit 100 against --limit 1500 (now {options.limit}): with few messages the two "
+        "methods differ more from seed to seed than from each other.",
+        "--weights random: the same head, the same messages, and no English to build on. What is "
+        "left is what words alone tell.",
+        'METHODS = ("head", "last_block"): much quicker, because the frozen blocks are computed '
+        "once in all, and clearly worse.",
+    )
+
+
+def the_last_real_token(options):
+    section("The last real token")
+    tokenizer = mini_tokenizer()
+    body = load_base("mini", options.weights, options.seed)
+    torch.manual_seed(options.seed)
+    model = GPTClassifier(body.config, body=body).eval()
+    texts = ["Are you home yet?", *(m.text for m in split(load_messages(), seed=0).validation)]
+    encoded = encode_messages(tokenizer, texts, None, model.config.context_length)
+    say(
+        f'"{texts[0]}" is {len(encoded.ids[0])} tokens. Beside a longer message it is padded. The '
+        "head, untrained still, reads the last real token; beside it what a head would say that "
+        "reads the last column, padding or not. Score of spam minus score of ham:"
+    )
+    rows = []
+    with torch.no_grad():
+        for width in (0, 32, 64, 128, 256):
+            batch = collate(encoded, [0], width=width)
+            real = model(batch.ids, batch.lengths)[0]  # (n_classes,)
+            last_column = model.head(body.hidden_states(batch.ids)[0, -1])
+            margins = [f"{float(logits[1] - logits[0]):+.6f}" for logits in (real, last_column)]
+            rows.append((batch.ids.shape[1], *margins))
+        longest = max(range(len(texts)), key=lambda index: len(encoded.ids[index]))
+        beside = collate(encoded, [0, longest])
+        alone = collate(encoded, [0])
+        difference = (
+            model(beside.ids, beside.lengths)[0] - model(alone.ids, alone.lengths)[0]
+        ).abs()
+    show(["padded to", "last real token", "last column"], rows)
+    say(
+        f"Beside the longest message, of {len(encoded.ids[longest])} tokens, the scores move by "
+        f"{difference.max():.0e}: rounding. Lengths are carried along with the ids; looking for a "
+        "padding token instead goes wrong as soon as a message contains it."
+    )
+
+
+def full_against_lora(settings, folders) -> dict:
+    section("Full fine-tuning against LoRA")
+    runs = {}
+    for method, folder in folders.items():
+        run = replace(settings, method=method, lr=None)
+        runs[method] = finetune(run, folder, device="cpu")
+    data = runs["full"]["data"]
+    say(
+        f"From the same base, the same head and the same order of {data['train']} training "
+        f"messages, {settings.epochs} epochs. Each method has its own learning rate."
+    )
+    lines = {
+        "trained numbers": lambda r: f"{r['trainable_parameters']:,}",
+        "share of all": lambda r: f"{r['trainable_parameters'] / r['total_parameters']:.1%}",
+        "learning rate": lambda r: f"{r['learning_rate']:g}",
+        "stored": lambda r: megabytes(r["saved_bytes"]),
+        "training": lambda r: f"{r['train_seconds']:.1f} s",
+        **{
+            f"memory: {kind}": lambda r, kind=kind: megabytes(r["memory_bytes"][kind])
+            for kind in ("weights", "gradients", "optimizer", "activations")
+        },
+        "validation F1": lambda r: f"{100 * r['validation']['f1']:.1f} %",
+        "test accuracy": lambda r: f"{100 * r['test']['accuracy']:.1f} %",
+        "test F1": lambda r: f"{100 * r['test']['f1']:.1f} %",
+    }
+    records = [runs[method]["record"] for method in METHODS]
+    show(["", *METHODS], [(name, *map(tell, records)) for name, tell in lines.items()])
+    say(
+        "Gradients and optimiser state all but vanish with LoRA. The weights stay, and so do the "
+        "activations: gradients for the first block's A and B flow through all blocks above it. "
+        "One test message is 0.1 points of accuracy and about 1 of F1, and this is one seed: "
+        "chapter 9 has more."
+    )
+    return {method: run["record"] for method, run in runs.items()}
+
+
+def mistakes(folder):
+    section("What it gets wrong")
+    model, tokenizer, about = load_finetuned(folder)
+    messages = split(load_messages(), seed=0).validation
+    texts, labels = [m.text for m in messages], [m.label for m in messages]
+    encoded = encode_messages(tokenizer, texts, labels, model.config.context_length)
+    spam = classify(model, encoded)[:, 1]  # (messages,)
+    wrong = [i for i in range(len(labels)) if (spam[i] > 0.5) != labels[i]]
+    wrong.sort(key=lambda i: -abs(float(spam[i]) - 0.5))
+    say(
+        f"The LoRA model read back from its folder: {len(wrong)} of {len(labels)} validation "
+        "messages wrong. Those it is surest of (the test messages are left unread):"
+    )
+    show(
+        ["is", "P(spam)", "message"],
+        [
+            (about["labels"][labels[i]], f"{spam[i]:.3f}", " ".join(texts[i].split())[:64])
+            for i in wrong[:4]
+        ],
+    )
+
+
+def learning_rates(settings, options):
+    section("How the learning rates were chosen")
+    if options.search:
+        # All messages and five epochs, as in a comparison; --limit and --epochs do not count.
+        search_learning_rates(
+            GRIDS,
+            list(range(options.seed, options.seed + options.seeds)),
+            FinetuneSettings(weights=options.weights),
+            work=options.out / "learning_rate_runs",
+            out=RATES,
+            device=options.device,
+        )
+    if not RATES.exists():
+        say("data/learning_rates.json is not there yet; --search makes it.")
+        return
+    result = read_json(RATES)
+    say(
+        f"Every rate with {len(result['seeds'])} seeds, F1 and loss on the validation messages, "
+        "mean and standard deviation. The highest mean F1 wins, then the lowest loss:"
+    )
+    rows = []
+    for method, found in result["methods"].items():
+        for row in found["grid"]:
+            rate = row["learning_rate"]
+            mark = "chosen" if rate == found["chosen"] else ""
+            deviation = row["validation_f1_std"] or 0
+            f1 = f"{100 * row['validation_f1_mean']:.1f} ± {100 * deviation:.1f}"
+            rows.append((method, f"{rate:g}", f1, f"{row['validation_loss_mean']:.4f}", mark))
+    show(["method", "rate", "F1 (%)", "loss", ""], rows)
+    for method, found in result["methods"].items():
+        if found["chosen"] != LEARNING_RATES[method]:
+            say(f"llm/finetuning.py has {LEARNING_RATES[method]:g} for {method}: bring it in line.")
+    save(search_figure(result), options.out, "ch08_learning_rates.png")
+
+
+if __name__ == "__main__":
+    lesson(teach, __doc__, options)

@@ -1,0 +1,202 @@
+"""Chapter 9. Comparison and adapters: four methods side by side, many tasks on one base
+
+Which method is best cannot be read off one run: another seed, another answer. So every method is
+run from the same base, on the same messages, with several seeds, and reported with its spread,
+beside two baselines that need no language model at all. Then the other half of LoRA's promise: a
+base is kept once, each task adds an adapter, and adapters are exchanged in no time.
+
+You will see the results of the whole comparison (or, until data/results.json is there, of a small
+one), what many tasks take on disk, and two tasks taught to one base: the adapter in use decides
+which question it answers, message by message if wanted. `--full` runs the whole comparison anew,
+three seeds of four methods (an hour on two cores).
+
+Source: Hu et al. 2021, section 4.2, "Practical Benefits and Limitations".
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # works without installing, too
+from llm.adapters import Adapters
+from llm.classifier import GPTClassifier
+from llm.cli import positive
+from llm.compare import compare, megabytes, table
+from llm.config import PRESETS
+from llm.device import DEVICES
+from llm.files import read_json, write_json
+from llm.finetuning import FinetuneSettings, finetune
+from llm.lesson import DATA, lesson, listing, save, say, section, show, try_next, weights_option
+from llm.lesson_plots import storage_figure
+from llm.lora import replace_linear_with_lora
+from llm.measure import parameter_counts
+from llm.methods import METHODS
+from llm.plots import overview_figure
+from llm.pretrained import fingerprint
+
+RESULTS = DATA / "results.json"
+
+
+def options(parser):
+    weights_option(parser)
+    parser.add_argument("--limit", type=positive, default=300, help="training messages a task")
+    parser.add_argument("--epochs", type=positive, default=2, help="for the two tasks")
+    parser.add_argument("--full", action="store_true", help="run the whole comparison anew")
+    parser.add_argument("--seeds", type=positive, default=3, help="for --full")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="for --full")
+
+
+def teach(options):
+    side_by_side(options)
+    many_tasks(options.out)
+    two_tasks(options)
+    try_next(
+        "python -m llm compare --methods lora --seeds 3 --rank 1 --out runs/rank1: an eighth of "
+        "the adapter. On these messages the rank hardly matters; the learning rate does.",
+        'python -m llm finetune --task question --out runs/question, then predict --from it "where '
+        'are you": a question without its mark.',
+        "a third task: one more line in TASKS of llm/spam.py, and one more adapter on this base.",
+    )
+
+
+def side_by_side(options):
+    section("Four methods side by side")
+    if options.full:
+        results = run_comparison(METHODS, options.seeds, options.out / "compare", options, None)
+        write_json(RESULTS, results)
+    elif RESULTS.exists():
+        results = read_json(RESULTS)
+    else:
+        say("data/results.json is not there yet; --full makes it. Here is a small comparison:")
+        with tempfile.TemporaryDirectory() as folder:
+            results = run_comparison(("head", "lora"), 1, Path(folder), options, options.limit)
+    data = results["data"]
+    seeds = len({run["seed"] for run in results["runs"]})
+    say(
+        f"{results['model']}, {results['weights']} weights, {data['train']:,} training messages, "
+        f"{data['test']:,} test messages, {seeds} seed{'s' if seeds > 1 else ''}, on "
+        f"{results['device']}. Mean and standard deviation over the seeds:"
+    )
+    listing(*table(results).splitlines())
+    say(
+        "Read accuracy beside F1: answering ham to everything is right for nine messages in ten. "
+        "Differences smaller than the spread are no differences."
+    )
+    save(overview_figure(results), options.out, "ch09_comparison.png")
+
+
+def run_comparison(methods, seeds, folder, options, limit):
+    settings = FinetuneSettings(weights=options.weights, limit=limit)
+    about = {
+        name: getattr(settings, name)
+        for name in ("task", "data", "balanced", "limit", "split_seed")
+    }
+    arguments = ["--weights", options.weights, "--resume"]
+    if limit is None:
+        arguments += ["--device", options.device]
+    else:
+        arguments += ["--limit", str(limit), "--epochs", "1", "--device", "cpu", "--quiet"]
+    numbers = list(range(options.seed, options.seed + seeds))
+    return compare(list(methods), numbers, folder, arguments, about)
+
+
+def many_tasks(out):
+    section("Many tasks")
+    say(
+        "What is on disk, or in memory, for so many tasks: a fine-tuned copy each, or one base and "
+        "an adapter each (float32, rank 8):"
+    )
+    rows, curves = [], {}
+    for preset in ("mini", "gpt2", "gpt2-xl"):
+        with torch.device("meta"):
+            model = GPTClassifier(PRESETS[preset])
+        whole = 4 * parameter_counts(model)["total"]
+        replace_linear_with_lora(model, rank=8, alpha=16)
+        adapter = 4 * parameter_counts(model)["trainable"]
+        curves[preset] = (whole, adapter)
+        for tasks in (1, 10, 100):
+            shared = whole + tasks * adapter
+            saved = f"{tasks * whole / shared:.1f}"
+            rows.append((preset, tasks, megabytes(tasks * whole), megabytes(shared), saved))
+    show(["base", "tasks", "a copy each", "base and adapters", "times less"], rows)
+    say("One task is no gain: the base has to be there too. From the second on LoRA wins.")
+    save(storage_figure(curves["gpt2"]), out, "ch09_storage.png")
+
+
+def two_tasks(options):
+    section("Two tasks, one base")
+    say(
+        "Spam or ham? And: was this a question, once the question marks are taken out? Each is "
+        f"taught with LoRA on {options.limit} messages, {options.epochs} epochs:"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        folders, rows = {}, []
+        for task in ("spam", "question"):
+            folders[task] = Path(folder) / task
+            settings = FinetuneSettings(
+                task=task,
+                weights=options.weights,
+                limit=options.limit,
+                epochs=options.epochs,
+                seed=options.seed,
+            )
+            record = finetune(settings, folders[task], device="cpu")["record"]
+            measures = record["test"]
+            rows.append(
+                (
+                    task,
+                    megabytes(record["saved_bytes"]),
+                    f"{100 * measures['accuracy']:.1f}",
+                    f"{100 * measures['f1']:.1f}",
+                    f"{100 * measures['roc_auc']:.1f}",
+                )
+            )
+        show(["task", "adapter", "test accuracy (%)", "F1 (%)", "ROC-AUC (%)"], rows)
+        adapters = Adapters.load(folders)
+    before = fingerprint_of_base(adapters)
+    messages = [
+        "Free entry! Text WIN to 80086 to claim your prize",
+        "where are you now",
+        "Ok see you at home",
+    ]
+    answers = {}
+    for task in adapters:
+        started = time.perf_counter()
+        adapters.use(task)
+        milliseconds = 1000 * (time.perf_counter() - started)
+        answers[task] = adapters.classify(messages)[:, 1].tolist()
+        print(f"  switched to {task:<10} in {milliseconds:.2f} ms")
+    print()
+    show(
+        ["message", *(f"P({adapters[task].labels[1]})" for task in answers)],
+        [
+            (text, *(f"{answers[task][index]:.3f}" for task in answers))
+            for index, text in enumerate(messages)
+        ],
+    )
+    names = ["spam", "question", "spam"]
+    mixed = adapters.classify_mixed(messages, names)[:, 1].tolist()
+    apart = [answers[name][index] for index, name in enumerate(names)]
+    difference = max(abs(one - other) for one, other in zip(mixed, apart))
+    same = fingerprint_of_base(adapters) == before
+    say("All in one forward pass, each message by the adapter of its own task:")
+    listing(
+        f"largest difference from one after the other  {difference:.0e}",
+        f"the base is the same, bit for bit            {same}",
+    )
+
+
+def fingerprint_of_base(adapters) -> str:
+    """What the weights of the base hash to, without any adapter."""
+    in_use = adapters.in_use
+    adapters.use(None)
+    found = fingerprint(adapters.model.body)
+    adapters.use(in_use)
+    return found
+
+
+if __name__ == "__main__":
+    lesson(teach, __doc__, options)

@@ -1,0 +1,75 @@
+"""The figures of the two studies that are recorded in `data/`: learning curves, learning rates."""
+
+from matplotlib.figure import Figure
+
+from llm.plots import COLOURS, NAMES, new_figure
+
+RED, GREEN = COLOURS["full"], COLOURS["lora"]
+
+
+def learning_curve_figure(result: dict) -> Figure:
+    """Chapter 6: accuracy and F1 against the number of training messages.
+
+    result: as `llm.learning_curve.learning_curve` returns it.
+    """
+    figure, panels = new_figure(1, 2, width=11.5, height=4.4)
+    styles = {
+        ("full", "pretrained"): (RED, "o-", "full, pretrained"),
+        ("lora", "pretrained"): (GREEN, "s-", "LoRA, pretrained"),
+        ("full", "random"): (RED, "o:", "full, random weights"),
+        ("lora", "random"): (GREEN, "s:", "LoRA, random weights"),
+        ("tfidf_logistic_regression", None): ("#555555", "d--", "TF-IDF + logistic regression"),
+    }
+    sizes = sorted({row["messages"] for row in result["summary"]})
+    labels = {"balanced_accuracy": "balanced accuracy, test (%)", "f1": "F1 for spam, test (%)"}
+    for panel, (key, label) in zip(panels, labels.items()):
+        for number, ((method, weights), (colour, style, name)) in enumerate(styles.items()):
+            rows = [
+                row
+                for row in result["summary"]
+                if (row["method"], row["weights"]) == (method, weights)
+            ]
+            if not rows:
+                continue
+            rows.sort(key=lambda row: row["messages"])
+            shift = 1 + 0.025 * (number - 2)  # so that bars of one size stand side by side
+            panel.errorbar(
+                [row["messages"] * shift for row in rows],
+                [100 * row[f"{key}_mean"] for row in rows],
+                [100 * (row[f"{key}_std"] or 0) for row in rows],
+                fmt=style,
+                color=colour,
+                label=name,
+                capsize=2.5,
+                markersize=5,
+                linewidth=1.5,
+            )
+        panel.set(xscale="log", xlabel="training messages", ylabel=label)
+        panel.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        panel.minorticks_off()
+    panels[1].legend(loc="lower right", fontsize=9)
+    seeds = len(result["seeds"])
+    figure.suptitle(f"{result['model']}, mean and standard deviation of {seeds} seeds", fontsize=9)
+    return figure
+
+
+def search_figure(result: dict) -> Figure:
+    """Chapter 8: validation F1 against the learning rate, a method a line.
+
+    result: as `llm.search.search_learning_rates` returns it.
+    """
+    figure, axes = new_figure(width=7.5, height=4)
+    for method, found in result["methods"].items():
+        rates = [row["learning_rate"] for row in found["grid"]]
+        means = [100 * row["validation_f1_mean"] for row in found["grid"]]
+        spread = [100 * (row["validation_f1_std"] or 0) for row in found["grid"]]
+        colour = COLOURS[method]
+        axes.errorbar(rates, means, spread, fmt="o-", color=colour, capsize=3, label=NAMES[method])
+        best = rates.index(found["chosen"])
+        axes.plot(
+            rates[best], means[best], "o", markersize=13, markerfacecolor="none", color=colour
+        )
+    axes.set(xscale="log", xlabel="highest learning rate", ylabel="validation F1 for spam (%)")
+    axes.set_title(f"Chosen (ringed) on validation, {len(result['seeds'])} seeds")
+    axes.legend()
+    return figure
