@@ -15,6 +15,7 @@ import gzip
 import hashlib
 import lzma
 import math
+import random
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -24,6 +25,7 @@ import torch
 
 from llm.errors import InputError
 from llm.files import make_folder, read_json, whole_file, write_json
+from llm.text_speak import LONGEST, text_speak
 from llm.tokenizer import END_OF_TEXT, Tokenizer
 
 OPENERS = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
@@ -32,12 +34,20 @@ OPENERS = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
 HELD_OUT_EVERY = 100  # of the documents, where no validation file is given
 
 
-def documents_of(files: Iterable[str | Path], part: str = "all") -> Iterator[str]:
-    """All documents; or every hundredth ("validation"); or all the others ("train")."""
+def documents_of(files, part: str = "all", with_text_speak: bool = False) -> Iterator[str]:
+    """All documents; or every hundredth ("validation"); or all the others ("train").
+
+    With `with_text_speak` a respelled copy of each conversation follows after all of them.
+    """
     for index, text in enumerate(read_documents(files)):
         held_out = index % HELD_OUT_EVERY == 0
         if part == "all" or (part == "validation") == held_out:
             yield text
+    if with_text_speak:
+        rng = random.Random(0)
+        for text in documents_of(files, part):
+            if len(text) < LONGEST:
+                yield text_speak(text, rng)
 
 
 def read_documents(files: Iterable[str | Path]) -> Iterator[str]:
@@ -104,11 +114,12 @@ class Corpus:
         tokenizer: Tokenizer,
         folder: str | Path,
         part: str = "all",
+        with_text_speak: bool = False,
         quiet: bool = True,
     ) -> "Corpus":
         """Tokenize text files into `folder`, or open it if it was made from the same already.
 
-        `part` as in `documents_of`.
+        `part` and `with_text_speak` as in `documents_of`.
 
         Raises:
             InputError: unreadable or empty files, or a vocabulary too large for 16-bit numbers.
@@ -121,14 +132,22 @@ class Corpus:
         sources = [
             {"name": Path(f).name, "bytes": size(f), "sha256": sha256_of_file(f)} for f in files
         ]
-        made_from = {"part": part, "vocabulary": tokenizer.sha256, "sources": sources}
+        made_from = {
+            "part": part,
+            "with_text_speak": with_text_speak,
+            "vocabulary": tokenizer.sha256,
+            "sources": sources,
+        }
         if (folder / "corpus.json").exists():
             if read_json(folder / "corpus.json").get("made_from") == made_from:
                 return cls(folder)
             (folder / "corpus.json").unlink()  # without it the folder does not count
         n_tokens, n_bytes, starts = 0, 0, []
         documents = tqdm(
-            documents_of(files, part), unit="document", leave=False, disable=True if quiet else None
+            documents_of(files, part, with_text_speak),
+            unit="document",
+            leave=False,
+            disable=True if quiet else None,
         )
         with whole_file(folder / "tokens.bin") as temporary, open(temporary, "wb") as out:
             for batch in _batches(documents, characters=1 << 22):

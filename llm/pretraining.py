@@ -35,6 +35,7 @@ class PretrainSettings:
     weight_decay: float = 0.1
     beta2: float = 0.95
     document_starts: float = 0.0  # share of the windows that begin where a document does
+    text_speak: bool = False  # learn from a copy of the conversations in text speak, too
     accumulate: int = 1  # parts that a step's windows are worked through in
     evaluate_every: int = 500  # steps
     log_every: int = 20  # steps
@@ -169,7 +170,7 @@ def _pretrain(
     files, out, settings, config, validation_files, train_vocabulary, device, resume, quiet
 ):
     tokenizer, corpus, validation = _first_by_process_0(
-        lambda: _prepare(files, out, config, validation_files, train_vocabulary, quiet)
+        lambda: _prepare(files, out, config, validation_files, train_vocabulary, settings, quiet)
     )
     if tokenizer.vocab_size != config.vocab_size:
         raise InputError(
@@ -222,7 +223,7 @@ def _pretrain(
     return history
 
 
-def _prepare(files, out, config, validation_files, train_vocabulary, quiet):
+def _prepare(files, out, config, validation_files, train_vocabulary, settings, quiet):
     """The vocabulary and both corpora, in `out/corpus`; what is there already is used again."""
     held_out = "all" if validation_files else "train"
     if not train_vocabulary:
@@ -234,13 +235,15 @@ def _prepare(files, out, config, validation_files, train_vocabulary, quiet):
         ranks = train_bpe(words, config.vocab_size - 1, progress=not quiet)  # 1 for end of text
         tokenizer = Tokenizer(Path(out).name, ranks, len(ranks))
         tokenizer.save(out)
-    corpus = Corpus.build(files, tokenizer, out / "corpus" / "train", held_out, quiet)
+    corpus = Corpus.build(
+        files, tokenizer, out / "corpus" / "train", held_out, settings.text_speak, quiet
+    )
     validation = Corpus.build(
         validation_files or files,
         tokenizer,
         out / "corpus" / "validation",
         "all" if validation_files else "validation",
-        quiet,
+        quiet=quiet,
     )
     return tokenizer, corpus, validation
 
