@@ -63,3 +63,13 @@ def activation_memory(model: nn.Module, forward: Callable[[], torch.Tensor]) -> 
 def memory_account(model: nn.Module, forward: Callable[[], torch.Tensor]) -> dict[str, int]:
     """Bytes by kind that one training step holds when its forward pass has ended."""
     return {**static_memory(model), "activations": activation_memory(model, forward)}
+
+
+def step_peak(account: dict[str, int]) -> int:
+    """The most bytes that a step holds at once.
+
+    The backward pass frees activations as it makes gradients, so it is fullest at one of its
+    ends: all activations and no gradients, or all gradients and no activations.
+    """
+    kept = account["weights"] + account["optimizer"]
+    return kept + max(account["activations"], account["gradients"])
