@@ -5,6 +5,7 @@ holds the last whole checkpoint and nothing else.
 """
 
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -81,7 +82,10 @@ class Run:
                 if stored.get_shape() != wanted or stored.get_dtype() != "F32":
                     found = f"{stored.get_dtype()} {stored.get_shape()}"
                     raise InputError(f"{self.path}: {kind}.{name} is {found}, not F32 {wanted}")
-                return reader.get_tensor(f"{kind}.{name}").to(parameter.device)
+                tensor = reader.get_tensor(f"{kind}.{name}").to(parameter.device)
+                if not torch.isfinite(tensor).all():
+                    raise InputError(f"{self.path}: {kind}.{name} holds values that are not finite")
+                return tensor
 
             # Everything is read before anything is changed, so that an error leaves the model be.
             weights = {name: read("weights", name, p) for name, p in parameters.items()}
@@ -94,6 +98,8 @@ class Run:
                 }
                 for name, p in (parameters.items() if self.step else ())
             }
+            if any(values["step"] != self.step for values in state.values()):
+                raise InputError(f"{self.path}: its optimizer has made another number of steps")
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(weights[name])
@@ -104,10 +110,10 @@ class Run:
         """Read where the run stood; refuse a checkpoint of another run."""
         try:
             about = json.loads((reader.metadata() or {})["run"])
-            identity = about["identity"]
-            self.step, self.history = int(about["step"]), dict(about["history"])
+            identity, self.step, self.history = about["identity"], about["step"], about["history"]
             self.best_score = about["best_score"]
-        except (KeyError, TypeError, ValueError) as error:
+            _check_state(identity, self.step, self.history, self.best_score)
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise InputError(
                 f"{self.path} is not a checkpoint of this project ({error}); delete it and "
                 "start without --resume"
@@ -119,6 +125,26 @@ class Run:
                     f"{self.path} was written with another {_difference(key, identity, known)}; "
                     "resume with the same options, or start without --resume"
                 )
+
+
+def _check_state(identity, step, history, best_score) -> None:
+    """Raise ValueError or KeyError when a checkpoint's account of itself is damaged."""
+    score_is_right = best_score is None or (
+        isinstance(best_score, list) and all(isinstance(value, float) for value in best_score)
+    )
+    lists = [history["curve"], history["evaluations"]]
+    numbers = [history["train_seconds"], history["best_step"], step]
+    if not (
+        isinstance(identity, dict)
+        and score_is_right
+        and all(isinstance(entries, list) for entries in lists)
+        and all(isinstance(entry, dict) for entries in lists for entry in entries)
+        and all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
+        and isinstance(step, int)
+        and step >= 0
+        and all({"step", "loss", "lr"} <= set(entry) for entry in history["curve"])
+    ):
+        raise ValueError("its account of the run is damaged")
 
 
 def _difference(key: str, old: dict, new: dict) -> str:

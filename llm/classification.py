@@ -5,6 +5,8 @@ time. `head` and `last_block` therefore send each message through them once and 
 came out: the frozen prefix costs one forward pass in all, not one an epoch.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -83,6 +85,8 @@ class ClassificationTask:
             x, real, _ = self.inputs(self.validation, indices)
             logits = model(x, real, self.start).float()  # (batch, n_classes)
             positive[indices] = torch.softmax(logits, dim=-1)[:, 1].cpu()
+        if not torch.isfinite(positive).all():
+            return {"loss": math.nan, "score": []}  # the loop stops at that
         measures = classification_metrics(self.validation.labels, positive)
         return {**measures, "score": [measures["f1"], -measures["loss"]]}
 

@@ -23,6 +23,9 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0 done, 2 bad input, 130 interrupted."""
     options = build_parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):  # not every terminal can print every message
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     try:
         from llm import commands
 

@@ -178,8 +178,8 @@ def generate(options) -> None:
     from llm.pretrained import load_base
     from llm.tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(options.model)
     model = load_base(options.model, options.weights, options.seed)
+    tokenizer = load_tokenizer(options.model, model.config.vocab_size)
     device = pick_device(options.device)
     prompt = tokenizer.encode(options.prompt) or [tokenizer.eot_id]
     ids = generate(
@@ -264,8 +264,8 @@ def _finetune_arguments(options) -> list[str]:
 
 def _lines_of_standard_input() -> list[str]:
     data = sys.stdin.buffer.read()
-    texts = data.decode("utf-8", errors="replace").splitlines()
-    texts = [text for text in texts if text.strip()]
+    texts = data.decode("utf-8", errors="replace").split("\n")  # no other line break counts
+    texts = [text.removesuffix("\r") for text in texts if text.strip()]
     if not texts:
         raise InputError("no messages; give them as arguments, or one a line on standard input")
     return texts
@@ -280,7 +280,8 @@ def _measures(measures: dict) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """With spaces for line breaks, and for what would steer the terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _warn_of_cut(options, cut: int) -> None:

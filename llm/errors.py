@@ -9,4 +9,9 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str):
-        super().__init__(" ".join(str(message).split()))
+        text = " ".join(str(message).split())
+        if len(text) > 1000:  # a damaged file may hold anything; what and how to mend stay
+            text = f"{text[:600]} … {text[-300:]}"
+        # What would steer a terminal, or cannot be written as UTF-8, is shown as \x1b and \ud800.
+        shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        super().__init__("".join(shown))

@@ -10,11 +10,15 @@ import torch
 
 from llm.batching import Encoded, collate, sorted_batches
 from llm.classifier import GPTClassifier
+from llm.errors import InputError
 
 
 @torch.no_grad()
 def classify(model: GPTClassifier, messages: Encoded, token_budget: int = 2048) -> torch.Tensor:
-    """Probabilities (messages, n_classes), on the CPU, in the order the messages came."""
+    """Probabilities (messages, n_classes), on the CPU, in the order the messages came.
+
+    Raises InputError when they are not finite numbers.
+    """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -25,6 +29,8 @@ def classify(model: GPTClassifier, messages: Encoded, token_budget: int = 2048) 
         logits = model(batch.ids, batch.lengths)  # (batch, n_classes)
         probabilities[indices] = torch.softmax(logits.float(), dim=-1).cpu()
     model.train(was_training)
+    if not torch.isfinite(probabilities).all():
+        raise InputError("the model's answers are not finite numbers: its weights are damaged")
     return probabilities
 
 

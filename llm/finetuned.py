@@ -20,7 +20,7 @@ from llm.files import make_folder, open_tensors, read_json, remove, write_json, 
 from llm.lora import check_settings
 from llm.methods import LoRASettings, apply_method, check_method
 from llm.pretrained import fingerprint, load_base, load_config
-from llm.tokenizer import Tokenizer, load_tokenizer
+from llm.tokenizer import load_tokenizer
 
 RUN = "run.json"
 WEIGHTS = {"lora": "adapter.safetensors"}
@@ -117,23 +117,12 @@ def load_finetuned(folder: str | Path, device: str = "cpu"):
     base, path = about["base"], Path(folder) / weights_file(about["method"])
     settings = lora_settings(about, folder)
     check_fits(config, about["method"], settings, path)
-    tokenizer = tokenizer_for(base["model"], config)
+    tokenizer = load_tokenizer(base["model"], config.vocab_size)
     model = classifier_on_base(base, config, load=about["method"] != "full")
     apply_method(model, about["method"], settings)
     load_trained(model, path)
     model.requires_grad_(False)
     return model.to(device).eval(), tokenizer, about
-
-
-def tokenizer_for(base: str, config: GPTConfig) -> Tokenizer:
-    """The tokenizer of a base. Raises InputError when it knows tokens that the model does not."""
-    tokenizer = load_tokenizer(base)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise InputError(
-            f"the vocabulary of {base} has {tokenizer.vocab_size} tokens, the model only "
-            f"{config.vocab_size}; they do not belong together"
-        )
-    return tokenizer
 
 
 def classifier_on_base(base: dict, config: GPTConfig, load: bool = True) -> GPTClassifier:

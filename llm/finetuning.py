@@ -18,11 +18,12 @@ from llm.device import keep_freed_memory, peak_memory_bytes, pick_device
 from llm.errors import InputError
 from llm.evaluation import classification_metrics, classify
 from llm.files import locked_folder, remove, write_json
-from llm.finetuned import RUN, read_about, save_finetuned, tokenizer_for
+from llm.finetuned import RUN, read_about, save_finetuned
 from llm.measure import memory_account, parameter_counts
 from llm.methods import LoRASettings, apply_method, check_method
 from llm.pretrained import fingerprint, load_base, load_config
 from llm.spam import Collection, Splits, describe, load_task, split
+from llm.tokenizer import load_tokenizer
 from llm.training import TrainSettings, train
 
 # Highest learning rate of each method. Chosen on the validation messages alone; the search is
@@ -151,7 +152,7 @@ def _finetune(settings, out, resume, device, quiet) -> dict:
 
     keep_freed_memory()
     config = load_config(settings.model)
-    tokenizer = tokenizer_for(settings.model, config)
+    tokenizer = load_tokenizer(settings.model, config.vocab_size)
     data = prepare_messages(settings, tokenizer, config.context_length)
     # From here on memory grows by what the method needs, and by nothing else.
     before = 0 if device == "cuda" else peak_memory_bytes(device)

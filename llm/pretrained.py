@@ -8,6 +8,7 @@ import hashlib
 import itertools
 from pathlib import Path
 
+import psutil
 import torch
 from torch import nn
 
@@ -60,6 +61,7 @@ def load_base(
         config = load_config(model)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            _check_memory(config)
             return GPTModel(config).to(device)
     if str(model) == "mini":
         _verify(MINI_FOLDER)
@@ -84,15 +86,17 @@ def load_folder(
     config, ours = _read_config(folder)
     with torch.device("meta"):
         model = GPTModel(config)
+
+    def plan() -> dict[str, list[torch.Tensor]]:
+        tensors = dict(model.named_parameters())
+        table = {name: [name] for name in tensors} if ours else name_table(config)
+        planned = {name: [tensors[part] for part in parts] for name, parts in table.items()}
+        return planned | {name: [tensor] for name, tensor in (extra or {}).items()}
+
+    stored = _stored(folder)
+    by_plain_name = _check(plan(), stored, folder)  # before memory is taken for what does not fit
     model.to_empty(device=device)
-    tensors = dict(model.named_parameters())
-    if ours:
-        plan = {name: [tensor] for name, tensor in tensors.items()}
-    else:
-        table = name_table(config)
-        plan = {name: [tensors[part] for part in parts] for name, parts in table.items()}
-    plan |= {name: [tensor] for name, tensor in (extra or {}).items()}
-    _fill(plan, _stored(folder), folder)
+    _fill(plan(), by_plain_name, stored)
     return model
 
 
@@ -126,6 +130,17 @@ def fingerprint(model: nn.Module | dict[str, torch.Tensor]) -> str:
         digest.update(f"{name} {list(tensor.shape)}\n".encode())
         digest.update(tensor.numpy())
     return digest.hexdigest()
+
+
+def _check_memory(config: GPTConfig) -> None:
+    """Raise InputError when this machine cannot hold a model of that shape."""
+    with torch.device("meta"):
+        needed = 4 * sum(p.numel() for p in GPTModel(config).parameters())
+    if needed > psutil.virtual_memory().total:
+        raise InputError(
+            f"a model of this shape takes {needed / 1e9:,.1f} GB, more than this machine has; "
+            "choose a smaller one"
+        )
 
 
 def _read_config(folder: Path) -> tuple[GPTConfig, bool]:
@@ -182,10 +197,10 @@ def _stored(folder: Path) -> dict[str, Path]:
     return stored
 
 
-def _fill(plan: dict[str, list[torch.Tensor]], stored: dict[str, Path], folder: Path) -> None:
-    """Copy stored tensors into place: `plan` says which tensors each is cut into.
+def _check(plan: dict[str, list[torch.Tensor]], stored: dict[str, Path], folder: Path) -> dict:
+    """Raise InputError unless all names, shapes and types are those that `plan` expects.
 
-    All names, shapes and types are checked before anything is copied.
+    Returns the stored name of each name in `plan`.
     """
     by_plain_name = {name.removeprefix("transformer."): name for name in stored}
     if len(by_plain_name) != len(stored):
@@ -215,7 +230,11 @@ def _fill(plan: dict[str, list[torch.Tensor]], stored: dict[str, Path], folder: 
     )
     if tied is not None:
         _check_tied(stored, tied, by_plain_name["wte.weight"], folder)
+    return by_plain_name
 
+
+def _fill(plan: dict[str, list[torch.Tensor]], by_plain_name: dict, stored: dict) -> None:
+    """Copy stored tensors into place: `plan` says which tensors each is cut into."""
     # The largest first: while it is copied there is the least else in memory.
     order = sorted(plan, key=lambda plain: -sum(part.numel() for part in plan[plain]))
     for path, names in _by_file(order, by_plain_name, stored):

@@ -134,12 +134,25 @@ def gpt2_tokenizer(folder: str | Path | None = None) -> Tokenizer:
     return Tokenizer("gpt2", encoding._mergeable_ranks, encoding.eot_token, SPLIT_PATTERN)
 
 
-def load_tokenizer(model: str | Path) -> Tokenizer:
+def load_tokenizer(model: str | Path, vocab_size: int | None = None) -> Tokenizer:
     """The tokenizer that belongs to a model: `mini`, a `gpt2` preset, or a model's folder.
 
+    Args:
+        vocab_size: of the model.
+
     Raises:
-        InputError: neither, or a folder without a vocabulary.
+        InputError: neither, a folder without a vocabulary, or one that is too large for the model.
     """
+    tokenizer = _load(model)
+    if vocab_size is not None and tokenizer.vocab_size > vocab_size:
+        raise InputError(
+            f"the vocabulary of {model} has {tokenizer.vocab_size} tokens, the model only "
+            f"{vocab_size}; they do not belong together"
+        )
+    return tokenizer
+
+
+def _load(model: str | Path) -> Tokenizer:
     if str(model) == "mini":
         return mini_tokenizer()
     folder = Path(model)
@@ -159,11 +172,14 @@ def saved_tokenizer(folder: str | Path) -> Tokenizer:
     content = _read_bytes(path)
     if hashlib.sha256(content).hexdigest() != description.get("sha256"):
         raise InputError(f"{path} is damaged (its SHA-256 differs); fetch it anew")
+    # A damaged pattern can bring tiktoken to a standstill, so none but GPT-2's is taken.
+    if description.get("pattern") != SPLIT_PATTERN:
+        raise InputError(f"{folder}/{DESCRIPTION}: the pattern is not GPT-2's; fetch it anew")
     try:
         pairs = [line.split() for line in content.splitlines() if line]
         ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in pairs}
         eot_id = int(description["special_tokens"][END_OF_TEXT])
-        return Tokenizer(str(description["name"]), ranks, eot_id, str(description["pattern"]))
+        return Tokenizer(str(description["name"]), ranks, eot_id)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise

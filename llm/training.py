@@ -166,7 +166,7 @@ def train(
                 loss += share.detach()
             pending.append((step, rate, distributed.sum_over_processes(loss)))
             if device.type == "cpu" or (step + 1) % settings.log_every == 0:
-                _log(pending, run.history, settings.log_every)  # looking waits for a GPU
+                _log(pending, run, settings.log_every)  # looking waits for a GPU
             if settings.clip_norm:
                 nn.utils.clip_grad_norm_(trainable, settings.clip_norm)
             for group in optimizer.param_groups:
@@ -179,20 +179,22 @@ def train(
 
             at_end = run.step == settings.steps
             if settings.evaluate_every and (run.step % settings.evaluate_every == 0 or at_end):
-                _log(pending, run.history, settings.log_every)
+                _log(pending, run, settings.log_every)
                 model.eval()
-                run.keep(task.evaluate(model), settings.keep_best)
+                measures = task.evaluate(model)
+                _refuse_nan(measures.get("loss", 0.0), step, rate, run)
+                run.keep(measures, settings.keep_best)
                 model.train()
                 progress.set_postfix_str(_short(run.history["evaluations"][-1]))
             if every and (run.step % every == 0 or at_end):
-                _log(pending, run.history, settings.log_every)
+                _log(pending, run, settings.log_every)
                 run.save()
             if interrupt.requested and not at_end:
-                _log(pending, run.history, settings.log_every)
+                _log(pending, run, settings.log_every)
                 run.save()
                 raise KeyboardInterrupt
     model.eval()
-    _log(pending, run.history, settings.log_every)
+    _log(pending, run, settings.log_every)
     if run.best:
         with torch.no_grad():
             for name, parameter in trainable_state(model).items():
@@ -200,18 +202,24 @@ def train(
     return run.history
 
 
-def _log(pending: list, history: dict, log_every: int) -> None:
+def _log(pending: list, run: Run, log_every: int) -> None:
     """Look at the losses since the last look; refuse to go on from one that is not finite."""
     for step, rate, loss in pending:
         value = float(loss)
-        if not math.isfinite(value):
-            raise InputError(
-                f"the loss became {value} at step {step + 1} with learning rate {rate:.2e}; "
-                "try a lower --lr, or --precision fp32; the last checkpoint is kept"
-            )
+        _refuse_nan(value, step, rate, run)
         if (step + 1) % log_every == 0 or step == 0:
-            history["curve"].append({"step": step + 1, "loss": value, "lr": rate})
+            run.history["curve"].append({"step": step + 1, "loss": value, "lr": rate})
     pending.clear()
+
+
+def _refuse_nan(loss: float, step: int, rate: float, run: Run) -> None:
+    if not math.isfinite(loss):
+        kept = run.path is not None and run.path.exists()
+        raise InputError(
+            f"the loss became {loss} at step {step + 1} with learning rate {rate:.2e}; "
+            "try a lower --lr, or --precision fp32; "
+            + (f"the last good weights are kept in {run.path}" if kept else "nothing was kept yet")
+        )
 
 
 def _progress_bar(steps: int, done: int, quiet: bool):

@@ -15,6 +15,8 @@ import signal
 import sys
 from dataclasses import dataclass
 
+import psutil
+
 EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.chmod", "tempfile.mkstemp"}
 
 # The children are forked from a process that has imported everything and done nothing yet.
@@ -34,23 +36,24 @@ class Ended:
     stderr: str
 
 
-def run(arguments, folder, at=None, sign=signal.SIGKILL, limit=None) -> Ended:
+def run(arguments, folder, at=None, sign=signal.SIGKILL, limit=None, memory=None) -> Ended:
     """Run `python -m llm ARGUMENTS` in a child to its end, or to a moment.
 
     at: the number of the touch of `folder` before which it is sent the signal `sign`; or a name:
         the first touch at which there is a file of that name.
     limit: bytes a file may have; the kernel then refuses writes, as on a full disk.
+    memory: bytes it may take on top of what it has at the start.
     """
-    process, ours = start(arguments, folder, at, sign, limit)
+    process, ours = start(arguments, folder, at, sign, limit, memory)
     return wait(process, ours)
 
 
-def start(arguments, folder, at=None, sign=signal.SIGKILL, limit=None):
+def start(arguments, folder, at=None, sign=signal.SIGKILL, limit=None, memory=None):
     """Start it. Returns the process and the end of a pipe for `wait`."""
     ours, theirs = _forkserver.Pipe(duplex=False)
     arguments = [str(argument) for argument in arguments]
     process = _forkserver.Process(
-        target=_child, args=(arguments, str(folder), at, sign, limit, theirs)
+        target=_child, args=(arguments, str(folder), at, sign, limit, memory, theirs)
     )
     process.start()
     theirs.close()
@@ -67,7 +70,7 @@ def wait(process, ours) -> Ended:
     return Ended(process.exitcode, events, stdout, stderr)
 
 
-def _child(arguments, folder, at, sign, limit, pipe):
+def _child(arguments, folder, at, sign, limit, memory, pipe):
     import torch
 
     from llm.cli import main
@@ -84,6 +87,9 @@ def _child(arguments, folder, at, sign, limit, pipe):
 
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    if memory:
+        most = psutil.Process().memory_info().vms + memory
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
     sys.addaudithook(hook)
     stdout, stderr = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):

@@ -138,12 +138,11 @@ def test_a_description_that_is_wrong_is_refused(folder, changes, words):
         load_finetuned(folder)
 
 
-def test_a_vocabulary_that_is_too_large_for_the_model_is_refused(folder, base, tmp_path):
-    from llm.config import GPTConfig
-    from llm.finetuned import tokenizer_for
+def test_a_vocabulary_that_is_too_large_for_the_model_is_refused(base):
+    from llm.tokenizer import load_tokenizer
 
     with pytest.raises(InputError, match="8192 tokens, the model only 61"):
-        tokenizer_for(str(base), GPTConfig(61, 24, 16, 2, 3))
+        load_tokenizer(base, 61)
 
 
 def test_a_folder_that_is_written_anew_is_never_half_old(folder, base, tsv, monkeypatch):
