@@ -14,6 +14,12 @@ from llm.config import GPTConfig
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same random numbers, whichever run before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def tiny() -> GPTConfig:
     """A GPT-2 of some thousand parameters."""
