@@ -106,7 +106,8 @@ def neighbours(model, tokenizer, options):
     section("Nearest neighbours")
     say(
         f"The tokens whose rows point most nearly the same way (cosine), {options.weights} "
-        "weights. Each token is shown as it is, most with the space before a word."
+        "weights. Each token is shown as it is, most with the space before a word. In text "
+        "messages 'you' is often 'u'."
     )
     table = F.normalize(model.tok_emb.weight, dim=1)  # rows of length 1: products are cosines
     rows = []
