@@ -17,10 +17,10 @@ from llm.finetuning import FinetuneSettings, finetune
 
 # Neighbours in a grid are a factor of about 3 apart: finer steps would follow the seeds.
 GRIDS = {
-    "full": (1e-4, 3e-4, 1e-3),
-    "last_block": (3e-4, 1e-3, 3e-3),
+    "full": (3e-5, 1e-4, 3e-4, 1e-3),
+    "last_block": (1e-4, 3e-4, 1e-3, 3e-3),
     "head": (3e-3, 1e-2, 3e-2),
-    "lora": (3e-4, 1e-3, 3e-3),
+    "lora": (3e-4, 1e-3, 3e-3, 1e-2),
 }
 
 
