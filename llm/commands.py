@@ -79,10 +79,13 @@ def predict(options) -> None:
     from llm.device import pick_device
     from llm.evaluation import classify
     from llm.finetuned import load_finetuned
+    from llm.message_files import decode_entities
 
     model, tokenizer, about = load_finetuned(options.folder, pick_device(options.device))
     texts = options.messages or _lines_of_standard_input()
-    encoded = encode_messages(tokenizer, texts, None, model.config.context_length)
+    # As in training, where the messages' HTML entities are decoded too.
+    read = [decode_entities(text) for text in texts]
+    encoded = encode_messages(tokenizer, read, None, model.config.context_length)
     answers = []
     for text, probabilities in zip(texts, classify(model, encoded).tolist(), strict=True):
         best = max(range(len(probabilities)), key=probabilities.__getitem__)

@@ -1,6 +1,7 @@
 """One fine-tuning run, from options to a folder: load, split, adapt, train, measure, save."""
 
 import json
+import math
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -58,6 +59,8 @@ class FinetuneSettings:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.lr is None:
             object.__setattr__(self, "lr", LEARNING_RATES[self.method])
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise InputError(f"the learning rate must be a positive number, not {self.lr}")
 
 
 @dataclass(frozen=True)
