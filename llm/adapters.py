@@ -171,8 +171,12 @@ class Adapters:
             raise InputError(f"no adapter is in use; choose one of {', '.join(self)} with use()")
         return classify(self.model, self.encode(messages))
 
-    @torch.no_grad()
     def classify_mixed(self, messages: Sequence[str], names: Sequence[str]) -> torch.Tensor:
+        """Each message by its own adapter: probabilities (messages, 2). See `mixed_logits`."""
+        return torch.softmax(self.mixed_logits(messages, names), dim=-1)
+
+    @torch.no_grad()
+    def mixed_logits(self, messages: Sequence[str], names: Sequence[str]) -> torch.Tensor:
         """Each message by its own adapter, all in one forward pass.
 
         The messages are sorted by adapter, so that each adapter's tokens are one slice of what
@@ -182,7 +186,7 @@ class Adapters:
             names: an adapter's name a message.
 
         Returns:
-            probabilities (messages, 2), in the order of `messages`; which adapter is in use
+            logits (messages, 2), on the CPU, in the order of `messages`; which adapter is in use
             stays as it is.
         """
         if len(messages) != len(names):
@@ -209,13 +213,13 @@ class Adapters:
         self.use(None)
         try:
             self._hang({**self._plain, **mixed}, heads)
-            logits = self.model(batch.ids, batch.lengths)  # (messages, 2), sorted by adapter
+            by_adapter = self.model(batch.ids, batch.lengths)  # (messages, 2)
         finally:
             self._hang(self._plain, nn.Identity())
             self.use(before)
-        probabilities = torch.empty(len(messages), self.model.n_classes)
-        probabilities[order] = torch.softmax(logits.float(), dim=-1).cpu()
-        return probabilities
+        logits = torch.empty(len(messages), self.model.n_classes)
+        logits[order] = by_adapter.float().cpu()
+        return logits
 
     def _hang(self, layers: dict[str, nn.Module], head: nn.Module) -> None:
         for name, layer in layers.items():
