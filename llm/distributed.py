@@ -44,8 +44,26 @@ def wrap(model: nn.Module) -> nn.Module:
     """Average the gradients over the processes during backward (DistributedDataParallel).
 
     Only trainable parameters have gradients to exchange: with LoRA a few percent of the bytes.
+    `exchanged_bytes` tells how many it were.
     """
-    return nn.parallel.DistributedDataParallel(model) if processes() > 1 else model
+    if processes() == 1:
+        return model
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    wrapped.exchanged_bytes = 0
+
+    def average_and_count(group, bucket):
+        wrapped.exchanged_bytes += bucket.buffer().nbytes
+        return allreduce_hook(group, bucket)
+
+    wrapped.register_comm_hook(None, average_and_count)
+    return wrapped
+
+
+def exchanged_bytes(model: nn.Module) -> int:
+    """Bytes of gradients that this process has put into averages so far."""
+    return getattr(model, "exchanged_bytes", 0)
 
 
 def no_sync(model: nn.Module):

@@ -5,8 +5,9 @@ A step holds four kinds of memory. LoRA shrinks two of them to almost nothing:
 * weights: the model itself, the same for every method (LoRA adds A and B);
 * gradients: one number for each *trainable* weight;
 * optimiser state: AdamW keeps two more for each trainable weight;
-* activations: what the forward pass keeps for the backward pass. LoRA needs fewer, but far from
-  none: to reach the A and B of the first block, gradients flow through all blocks above.
+* activations: what the forward pass keeps for the backward pass. LoRA needs as many when every
+  layer has its A, whose gradient is made of that layer's input. To reach the A and B of the first
+  block, gradients flow through all blocks above.
 """
 
 from collections.abc import Callable

@@ -102,7 +102,8 @@ def prepare(job: Job) -> Step:
 
 
 @cache
-def _real_messages(shape: str) -> Encoded:
+def real_messages(shape: str) -> Encoded:
+    """Training messages of the spam task, as token ids for a shape."""
     from llm.spam import load_task, split
     from llm.tokenizer import load_tokenizer
 
@@ -123,7 +124,7 @@ def _batch(job: Job, step: int, pad_to_longest_of_all: bool = False) -> Batch:
         lengths = torch.randint(5, job.width + 1, shape[:1], generator=generator)
         labels = torch.randint(0, 2, shape[:1], generator=generator)
         return Batch(*(tensor.to(job.device) for tensor in (ids, lengths, labels)))
-    messages = _real_messages(job.shape)
+    messages = real_messages(job.shape)
     indices = batch_indices(len(messages), job.batch_size, step, 0)
     width = max(map(len, messages.ids)) if pad_to_longest_of_all else 0
     return collate(messages, indices, job.device, width)

@@ -44,7 +44,8 @@ class TrainSettings:
 
     steps: int  # optimiser steps in all
     lr: float  # the highest learning rate, reached after the warm-up
-    warmup_share: float = 0.1  # of the steps
+    schedule_steps: int = 0  # steps the schedule is laid out for; 0: `steps`
+    warmup_share: float = 0.1  # of the schedule
     final_lr_share: float = 0.0  # of `lr`, at the end of the cosine
     weight_decay: float = 0.01  # on matrices; never on biases and LayerNorms
     beta1: float = 0.9
@@ -63,16 +64,19 @@ class TrainSettings:
     def __post_init__(self):
         if self.steps < 1 or self.accumulate < 1 or self.log_every < 1:
             raise InputError("steps, accumulate and log_every must be at least 1")
+        if 0 < self.schedule_steps < self.steps or self.schedule_steps < 0:
+            raise InputError(f"a schedule of {self.schedule_steps} steps ends before the training")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise InputError(f"the learning rate must be a positive number, not {self.lr}")
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
     """The rate of step number `step`, counted from 0."""
-    warmup = max(1, round(settings.warmup_share * settings.steps))
+    steps = settings.schedule_steps or settings.steps
+    warmup = max(1, round(settings.warmup_share * steps))
     if step < warmup:
         return settings.lr * (step + 1) / warmup
-    progress = (step - warmup) / max(1, settings.steps - warmup)  # 0 to 1
+    progress = (step - warmup) / max(1, steps - warmup)  # 0 to 1
     cosine = 0.5 * (1 + math.cos(math.pi * progress))  # 1 to 0
     return settings.lr * (settings.final_lr_share + (1 - settings.final_lr_share) * cosine)
 
@@ -115,7 +119,8 @@ def train(
 
     Returns:
         the history: `curve` (step, loss, lr), `evaluations` (step and the task's measures),
-        `train_seconds` (without evaluations), `best_step`.
+        `train_seconds` (without evaluations), `best_step`, and with several processes
+        `exchanged_bytes`, the gradients that one of them has put into averages.
 
     Raises:
         InputError: the loss is not finite, a checkpoint does not fit, or the disk is full. The
@@ -199,6 +204,8 @@ def train(
         with torch.no_grad():
             for name, parameter in trainable_state(model).items():
                 parameter.copy_(run.best[name])
+    if distributed.processes() > 1:
+        run.history["exchanged_bytes"] = distributed.exchanged_bytes(wrapped)
     return run.history
 
 

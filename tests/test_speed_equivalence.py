@@ -1,0 +1,155 @@
+"""What makes training fast changes nothing but the time: the same loss curve as the plain path."""
+
+import pytest
+import torch
+
+from llm.accelerate import (
+    RecordedSteps,
+    compile_blocks,
+    keep_frozen_in_bfloat16,
+    recompute_all,
+    recompute_cheap,
+)
+from llm.attention import last_tokens
+from llm.batching import Encoded
+from llm.classification import ClassificationTask
+from llm.classifier import GPTClassifier
+from llm.config import GPTConfig
+from llm.lora import LinearWithLoRA
+from llm.methods import LoRASettings, apply_method
+from llm.training import TrainSettings, train
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+class PlainClassifier(GPTClassifier):
+    """Padded rows, every block on every token, the last real one picked at the very end."""
+
+    def forward(self, x, lengths, start=0):
+        return self.head(last_tokens(self.body.hidden_states(x), lengths))
+
+
+def task_for(model, width: int = 1) -> ClassificationTask:
+    draw = torch.Generator().manual_seed(1)
+    lengths = torch.randint(1, 17, (40,), generator=draw).tolist()
+    ids = [torch.randint(0, 50, (length,), generator=draw).tolist() for length in lengths]
+    messages = Encoded(ids, [sum(row) % 2 for row in ids], 0)
+    return ClassificationTask(model, messages, messages, 8, 0, width=width)
+
+
+def curve(
+    method: str, change=lambda model: None, kind=GPTClassifier, device="cpu", dtype=torch.float64
+) -> list[float]:
+    """Losses of twelve steps (the fifth batch of an epoch is as long as the others)."""
+    torch.manual_seed(0)
+    model = kind(GPTConfig(50, 16, 32, 4, 3))
+    apply_method(model, method, LoRASettings(rank=3, alpha=6))
+    model.to(device, dtype)
+    change(model)
+    history = train(model, task_for(model), TrainSettings(steps=12, lr=1e-2))
+    return [point["loss"] for point in history["curve"]]
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_no_padding_and_only_the_last_token_of_the_last_block(method):
+    plain = curve(method, kind=PlainClassifier)
+    assert plain[0] != pytest.approx(plain[-1], abs=1e-3)  # it does learn
+    assert curve(method) == pytest.approx(plain, abs=1e-9)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_padded_rows_as_on_a_gpu(method):
+    def pad(model):
+        model.packed = False
+
+    assert curve(method, pad) == pytest.approx(curve(method), abs=1e-9)
+
+
+def test_the_fused_lora_layer(monkeypatch):
+    fused = curve("lora")
+    monkeypatch.setattr(LinearWithLoRA, "_fusible", lambda self: False)
+    assert curve("lora") == pytest.approx(fused, abs=1e-9)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_recomputed_activations(method):
+    assert curve(method, recompute_all) == pytest.approx(curve(method), abs=1e-12)
+
+
+def test_recomputing_keeps_less():
+    from llm.measure import activation_memory
+
+    def kept(change) -> int:
+        torch.manual_seed(0)
+        model = GPTClassifier(GPTConfig(50, 16, 32, 4, 3))
+        apply_method(model, "lora", LoRASettings(rank=3, alpha=6))
+        change(model)
+        task = task_for(model)
+        return activation_memory(model, lambda: task.loss(model, task.batch(0)))
+
+    assert kept(recompute_all) < 0.3 * kept(lambda model: None)
+
+
+def test_recomputing_cheap_parts_without_the_compiler_is_refused_rather_than_wrong():
+    with pytest.raises(RuntimeError, match="mutated"):
+        curve("lora", recompute_cheap)
+
+
+def test_frozen_weights_in_bfloat16():
+    torch.manual_seed(0)
+    model = GPTClassifier(GPTConfig(50, 16, 32, 4, 3))
+    apply_method(model, "lora", LoRASettings(rank=3, alpha=6))
+    keep_frozen_in_bfloat16(model)
+    for name, parameter in model.named_parameters():
+        expected = torch.float32 if parameter.requires_grad else torch.bfloat16
+        assert parameter.dtype == expected, name
+    halved = curve("lora", keep_frozen_in_bfloat16, dtype=torch.float32)
+    assert halved == pytest.approx(curve("lora"), abs=0.02)  # bfloat16 keeps 8 bits
+
+
+@pytest.mark.parametrize("multiple", [4, 16])
+def test_batches_of_few_shapes(multiple):
+    """Padding to a multiple of so many tokens, which recording wants, changes no loss."""
+    torch.manual_seed(0)
+    model = GPTClassifier(GPTConfig(50, 16, 32, 4, 3)).double()
+    usual, wide = task_for(model), task_for(model, multiple)
+    for step in range(5):
+        (batch, _) = wide.batch(step)
+        assert batch.ids.shape[1] % multiple == 0
+        torch.testing.assert_close(
+            wide.loss(model, wide.batch(step)),
+            usual.loss(model, usual.batch(step)),
+            atol=1e-12,
+            rtol=0,
+        )
+
+
+@needs_gpu
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_recorded_steps_and_compiled_blocks(method):
+    def run(record: bool, compiled: bool) -> list[float]:
+        torch.manual_seed(0)
+        model = GPTClassifier(GPTConfig(50, 16, 32, 4, 3))
+        apply_method(model, method, LoRASettings(rank=3, alpha=6))
+        model.to("cuda")
+        if compiled:
+            compile_blocks(model)
+        task = task_for(model, 8)
+        history = train(model, task, TrainSettings(steps=12, lr=1e-2, record=record))
+        return [point["loss"] for point in history["curve"]]
+
+    plain = run(False, False)
+    assert run(True, False) == pytest.approx(plain, abs=1e-5)
+    assert run(True, True) == pytest.approx(plain, abs=1e-4)
+
+
+@needs_gpu
+def test_a_recorded_step_takes_each_new_batch():
+    weight = torch.nn.Parameter(torch.ones(3, device="cuda"))
+    recorded = RecordedSteps(lambda batch: (weight * batch[0]).sum() * batch[1], [weight])
+    for factor in (1.0, 2.0):
+        for _ in range(2):
+            x = torch.rand(3, device="cuda")
+            assert recorded((x, factor)).item() == pytest.approx((x.sum() * factor).item())
+            torch.testing.assert_close(weight.grad, x * factor)
+    assert len(recorded.recorded) == 2
