@@ -54,7 +54,11 @@ def options(parser):
 def teach(options):
     the_last_real_token(options)
     settings = FinetuneSettings(
-        weights=options.weights, limit=options.limit, epochs=options.epochs, seed=options.seed
+        weights=options.weights,
+        limit=options.limit,
+        epochs=options.epochs,
+        batch_size=8,  # so few messages would make too few steps of 32
+        seed=options.seed,
     )
     with tempfile.TemporaryDirectory() as folder:
         folders = {method: Path(folder) / method for method in METHODS}

@@ -55,7 +55,8 @@ def teach(options):
     two_tasks(options)
     try_next(
         "python -m llm compare --methods lora --seeds 3 --rank 1 --out runs/rank1: an eighth of "
-        "the adapter. On these messages the rank hardly matters; the learning rate does.",
+        "the adapter. Expect the rank to matter little; with --lr 3e-3 or 1e-4 beside it, see what "
+        "matters more.",
         'python -m llm finetune --task question --out runs/question, then predict --from it "where '
         'are you": a question without its mark.',
         "a third task: one more line in TASKS of llm/spam.py, and one more adapter on this base.",
@@ -141,6 +142,7 @@ def two_tasks(options):
                 weights=options.weights,
                 limit=options.limit,
                 epochs=options.epochs,
+                batch_size=8,  # so few messages would make too few steps of 32
                 seed=options.seed,
             )
             record = finetune(settings, folders[task], device="cpu")["record"]
