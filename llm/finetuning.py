@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -162,9 +163,11 @@ def _finetune(settings, out, resume, device, quiet) -> dict:
     model, start, base = build_classifier(settings, device)
     if not quiet and distributed.first():
         print(data.report(), file=sys.stderr)
-    task = ClassificationTask(
+    started = time.perf_counter()
+    task = ClassificationTask(  # sends the messages through the frozen blocks, if there are any
         model, data.train, data.validation, settings.batch_size, settings.seed, start
     )
+    prefix_seconds = time.perf_counter() - started if start else 0.0
     per_epoch = steps_per_epoch(len(data.train), settings.batch_size)
     training = TrainSettings(
         steps=settings.epochs * per_epoch,
@@ -177,7 +180,7 @@ def _finetune(settings, out, resume, device, quiet) -> dict:
     identity = {"finetuning": asdict(settings), "data": data.collection.sha256, "base": base}
     history = train(model, task, training, out, resume, identity, quiet)
 
-    seconds = history["train_seconds"]
+    seconds = history["train_seconds"] + prefix_seconds
     counts = parameter_counts(model)
     lora = settings.lora if settings.method == "lora" else None
     record = {
