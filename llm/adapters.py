@@ -26,7 +26,10 @@ from llm.gpt import GPTModel
 from llm.lora import LinearWithLoRA, LoRALayer, lora_layers
 from llm.methods import apply_method
 from llm.pretrained import fingerprint, load_base
-from llm.tokenizer import Tokenizer, load_tokenizer
+from llm.tokenizer import MINI_FOLDER, Tokenizer, load_tokenizer
+
+# Two small ones that come with the project, so that there is something to try at once.
+BUNDLED = {task: MINI_FOLDER.parent / "adapters" / task for task in ("spam", "question")}
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,15 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
         sys.stderr.close()
         return 0
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        print(f"error: {InputError(error)}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        full = any(words in str(error) for words in ("allocate memory", "out of memory"))
+        if not isinstance(error, MemoryError) and not full:
+            raise
+        print("error: not enough memory; try a smaller --batch-size or model", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -149,10 +158,10 @@ def build_parser() -> Parser:
 
 
 def whole(text: str) -> int:
-    """A whole number from 0."""
+    """A whole number from 0 that fits into 32 bits, as seeds have to."""
     value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError("must not be negative")
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError("must be from 0 to 4294967295")
     return value
 
 

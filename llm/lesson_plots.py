@@ -258,3 +258,24 @@ def storage_figure(sizes: tuple[int, int]) -> Figure:
     axes.set_title("GPT-2 124M, float32, rank 8")
     axes.legend()
     return figure
+
+
+def measured_storage_figure(entries: list[dict]) -> Figure:
+    """What tasks take on disk, measured; entries: as `llm.storage.storage` returns them."""
+    figure, axes = new_figure(width=6.5, height=3.4)
+    places = range(len(entries))
+    parts = {
+        name: [entry[name] / 1e6 for entry in entries] for name in entries[0] if name != "tasks"
+    }
+    adapters = [all_ - base for all_, base in zip(parts["adapter_bytes"], parts["base_bytes"])]
+    left, right = [x - 0.2 for x in places], [x + 0.2 for x in places]
+    bars = axes.bar(left, parts["full_bytes"], 0.36, color=RED, label="a full model a task")
+    axes.bar_label(bars, fmt="%.1f", fontsize=9)
+    axes.bar(right, parts["base_bytes"], 0.36, color=GREY, label="the base, once")
+    bars = axes.bar(right, adapters, 0.36, parts["base_bytes"], color=GREEN, label="adapters")
+    axes.bar_label(bars, [f"{size:.1f}" for size in parts["adapter_bytes"]], fontsize=9)
+    axes.set_xticks(places, [" + ".join(entry["tasks"]) for entry in entries])
+    axes.set(ylabel="on disk (MB)", xlabel="tasks", ylim=(0, 1.35 * max(parts["full_bytes"])))
+    axes.grid(axis="x", visible=False)
+    axes.legend(ncols=3, loc="upper left", fontsize=9)
+    return figure

@@ -189,10 +189,13 @@ def replace_linear_with_lora(
             f"no Linear layer is called {', '.join(unknown) or '(nothing)'}; "
             f"choose from {', '.join(known)}, or all"
         )
+    replaced = [name for name in linears if name.rpartition(".")[2] in wanted]
+    widest = max(max(model.get_submodule(name).weight.shape) for name in replaced)
+    if rank > widest:
+        raise InputError(f"rank {rank} is too large: no layer here has more than {widest} of it")
     if freeze:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_("head" not in wanted and name.startswith("head."))
-    replaced = [name for name in linears if name.rpartition(".")[2] in wanted]
     for name in replaced:
         parent, _, child = name.rpartition(".")
         owner = model.get_submodule(parent)

@@ -522,3 +522,40 @@ def test_a_learning_rate_that_blows_up_is_one_line(good, method, tmp_path):
         if kept:
             with open_tensors(folder / CHECKPOINT) as reader:
                 assert all(torch.isfinite(reader.get_tensor(name)).all() for name in reader.keys())
+
+
+def test_pretraining_that_blows_up_is_one_line(good, tmp_path):
+    (tmp_path / "corpus.txt").write_text("Once there was a king. " * 200 + "\n<|endoftext|>\n" * 9)
+    status, error = command(
+        *("pretrain", "--model", good / "base", "--corpus", tmp_path / "corpus.txt", "--quiet"),
+        *("--steps", 9, "--batch-size", 2, "--evaluate-every", 3, "--lr", "1e38"),
+        *("--validation", tmp_path / "corpus.txt", "--out", tmp_path / "out"),
+    )
+    assert status == 2
+    assert re.search(r"loss became nan at step \d with learning rate", error)
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "--from", "x" * 5000, "hello"],
+        ["evaluate", "--from", "x" * 5000, "--data", "x"],
+        ["info", "--model", "x" * 5000],
+        ["info", "--rank", 10**9],
+        ["info", "--rank", 10**40],
+        ["finetune", "--weights", "random", "--rank", 10**9, "--out"],
+        ["finetune", "--weights", "random", "--seed", 10**30, "--out"],
+        ["finetune", "--weights", "random", "--alpha", "nan", "--out"],
+        ["finetune", "--weights", "random", "--lora-dropout", "nan", "--out"],
+        ["finetune", "--weights", "random", "--lr", "nan", "--out"],
+        ["finetune", "--weights", "random", "--targets", ",", "--out"],
+        ["finetune", "--weights", "random", "--task", "\udcff", "--out"],
+        ["generate", "--weights", "random", "--temperature", "nan", "x"],
+        ["generate", "--weights", "random", "--top-p", "nan", "x"],
+        ["generate", "--weights", "random", "--seed", "-1", "x"],
+    ],
+)
+def test_options_that_no_one_can_mean(arguments, tmp_path):
+    out = [tmp_path / "out"] if arguments[-1] == "--out" else []
+    assert command(*arguments, *out)[0] == 2
