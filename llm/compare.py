@@ -15,13 +15,18 @@ from llm.baselines import majority, tfidf_logistic_regression
 from llm.errors import InputError
 from llm.files import locked_folder, write_json
 from llm.methods import check_method
-from llm.spam import load_task, split
+from llm.spam import describe, load_task, split
 
 RESULTS = "results.json"
 
 
 def compare(
-    methods: list[str], seeds: list[int], out: str | Path, arguments: list[str], about: dict
+    methods: list[str],
+    seeds: list[int],
+    out: str | Path,
+    arguments: list[str],
+    about: dict,
+    quiet: bool = False,
 ) -> dict:
     """Train every method with every seed, and write `out/results.json`.
 
@@ -29,6 +34,7 @@ def compare(
         methods: of `llm.methods.METHODS`.
         arguments: options of `python -m llm finetune` that hold for all runs.
         about: task, data, balanced, limit and split_seed, as `llm.finetuning` names them.
+        quiet: print nothing on stderr; otherwise what was read, and a line after each run.
 
     Returns:
         the content of results.json.
@@ -41,12 +47,18 @@ def compare(
     with locked_folder(out) as folder:
         collection = load_task(about["task"], about["data"])
         parts = split(collection, about["split_seed"], about["balanced"], about["limit"])
+        if not quiet:
+            print(describe(collection, parts), file=sys.stderr)
         runs = []
         for seed in seeds:
             for method in methods:
                 run_folder = folder / "runs" / f"{method}-seed{seed}"
                 command = ["--method", method, "--seed", str(seed), "--out", str(run_folder)]
                 runs.append(run_finetune([*arguments, *command]))
+                if not quiet:
+                    record = runs[-1]["record"]
+                    done = f"{method}, seed {seed}: {record['train_seconds']:.0f} s"
+                    print(f"{done}, F1 {record['test']['f1']:.3f}", file=sys.stderr)
         results = {
             "model": runs[0]["base"]["model"],
             "weights": runs[0]["base"]["weights"],

@@ -121,8 +121,12 @@ def finetune(
     resume: bool = False,
     device: str = "auto",
     quiet: bool = True,
+    report: bool = True,
 ) -> dict:
     """Run it, and leave a folder that `llm.finetuned.load_finetuned` reads.
+
+    Args:
+        quiet: print nothing on stderr; otherwise progress, and with `report` what was read.
 
     Returns:
         the content of the folder's run.json; `record` in it is a run of `results.json`.
@@ -134,7 +138,7 @@ def finetune(
     out = Path(out)
     with distributed.team(), locked_folder(out) if distributed.first() else nullcontext():
         about = _finished(settings, out) if resume else None
-        return about or _finetune(settings, out, resume, pick_device(device), quiet)
+        return about or _finetune(settings, out, resume, pick_device(device), quiet, report)
 
 
 def _finished(settings: FinetuneSettings, out: Path) -> dict | None:
@@ -151,7 +155,7 @@ def _finished(settings: FinetuneSettings, out: Path) -> dict | None:
     raise InputError(f"{out} holds a finished run with other options; choose another --out")
 
 
-def _finetune(settings, out, resume, device, quiet) -> dict:
+def _finetune(settings, out, resume, device, quiet, report) -> dict:
     import torch._dynamo  # noqa: F401  66 MB that AdamW would load while the run is measured
 
     keep_freed_memory()
@@ -161,7 +165,7 @@ def _finetune(settings, out, resume, device, quiet) -> dict:
     # From here on memory grows by what the method needs, and by nothing else.
     before = 0 if device == "cuda" else peak_memory_bytes(device)
     model, start, base = build_classifier(settings, device)
-    if not quiet and distributed.first():
+    if report and not quiet and distributed.first():
         print(data.report(), file=sys.stderr)
     started = time.perf_counter()
     task = ClassificationTask(  # sends the messages through the frozen blocks, if there are any
