@@ -510,7 +510,7 @@ def test_dora_and_lora_plus_agree_with_peft():
 
 
 def without_demonstrations(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The graded cells alone; the See-it cells train, and are run with the other notebooks."""
+    """The code without the See-it cells, which train; no point depends on them."""
     cells_kept = [c for c in notebook.cells if "demo" not in c.metadata.get("tags", [])]
     notebook.cells = [c for c in cells_kept if c.cell_type == "code"]
     return notebook
@@ -525,14 +525,17 @@ def test_points_as_nbgrader_counts_them(folder, share, monkeypatch):
     notebook = nbformat.v4.new_notebook()
     for name in NAMES:
         part = without_demonstrations(nbformat.read(folder / name, as_version=4))
-        for cell in part.cells:
-            if is_check(cell):
+        for number, cell in enumerate(part.cells):
+            if nbgrader_utils.is_grade(cell):
                 cell.source = cells(SOLUTIONS, name)[cell.metadata.nbgrader.grade_id].source
-            cell.id = f"{name[0]}-{cell.metadata.nbgrader.grade_id}"
+            cell.id = f"notebook-{name[0]}-cell-{number}"
         notebook.cells += part.cells
     where = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=300, resources=where, allow_errors=True).execute()
     graded = [c for c in notebook.cells if nbgrader_utils.is_grade(c)]
+    outputs = [output for c in notebook.cells for output in c.get("outputs", [])]
+    errors = [output for output in outputs if output.output_type == "error"]
+    assert len(errors) == (0 if folder == SOLUTIONS else len(EXERCISES)), errors
     scores = [nbgrader_utils.determine_grade(cell) for cell in graded]
     assert len(scores) == len(EXERCISES)
     assert [got for got, _ in scores] == [share * most for _, most in scores]
