@@ -6,7 +6,7 @@ figure. Nothing here computes a result: the numbers come from `results.json` and
 
 from pathlib import Path
 
-from matplotlib import rc_context
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -27,7 +27,7 @@ KINDS = {  # of memory, from the bottom of a stack to its top
     "activations": "#F0E442",
 }
 NAMES = {"full": "full", "last_block": "last block", "head": "head", "lora": "LoRA"}
-STYLE = {
+rcParams |= {  # for all figures that are drawn after this import
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.spines.top": False,
@@ -43,15 +43,14 @@ STYLE = {
 
 def new_figure(rows: int = 1, columns: int = 1, width: float = 8.0, height: float = 3.6):
     """An empty figure in the project's style: (figure, axes)."""
-    with rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots(rows, columns)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns)
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write a PNG or SVG, whole or not at all."""
     path = Path(path)
-    with whole_file(path) as temporary, rc_context(STYLE):
+    with whole_file(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:], metadata={})
     return path
 
@@ -159,6 +158,9 @@ def pretraining_figure(log: dict) -> Figure:
         linewidth=1,
         label="training (bits per token)",
     )
+    for step in log.get("seams", []):  # a log of several runs, one after another
+        at = step * tokens_a_step
+        axes.axvline(at, color="#555555", linestyle="--", linewidth=1, label="second stage begins")
     bytes_axis = axes.twinx()
     bytes_axis.plot(
         [point["step"] * tokens_a_step for point in evaluations],
@@ -249,20 +251,25 @@ def draw_score(axes: Axes, results: dict, key: str, label: str) -> None:
             ha="right",
             va="center",
             fontsize=9,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
         )
-    lines = {
-        "tfidf_logistic_regression": ("TF-IDF, words", ":"),
-        "tfidf_logistic_regression_characters": ("TF-IDF, characters too", "--"),
+    names = {
+        "tfidf_logistic_regression": ("TF-IDF,\nwords", ":"),
+        "tfidf_logistic_regression_characters": ("TF-IDF,\nletters", "--"),
     }
-    for name, (text, style) in lines.items():
+    for name, (text, style) in names.items():
         value = 100 * results["baselines"][name][key]
         values.append(value)
-        axes.axhline(value, color=COLOURS["baseline"], linestyle=style, linewidth=1.4, label=text)
-    low, high = min(values), max(values)
-    margin = 0.12 * (high - low) + 0.1
-    axes.set(ylabel=label, ylim=(low - margin, high + margin), xlim=(-0.6, len(summary) - 0.4))
+        axes.axhline(value, color=COLOURS["baseline"], linestyle=style, linewidth=1.4)
+        beside = axes.get_yaxis_transform()  # x as a share of the width: 1 is the right edge
+        axes.text(1.01, value, text, transform=beside, va="center", fontsize=8, color="#444444")
+    margin = 0.12 * (max(values) - min(values)) + 0.1
+    axes.set(
+        ylabel=label,
+        ylim=(min(values) - margin, max(values) + margin),
+        xlim=(-0.8, len(summary) - 0.4),
+    )
     _method_ticks(axes, list(summary))
-    axes.legend(loc="lower right", fontsize=8)
     axes.set_title("How good it gets")
 
 
