@@ -147,6 +147,15 @@ def build_parser() -> Parser:
     pretrain.add_argument("--out", required=True)
     _pretraining_options(pretrain)
 
+    bits = command(
+        "bits",
+        "bits per byte of a text: of a base, of xz -9 and of token frequencies",
+        "bits --model mini --text unseen.txt --train book.txt",
+    )
+    bits.add_argument("--model", default="mini", help=PRESETS)
+    bits.add_argument("--text", nargs="+", required=True, help="text files, also .xz")
+    bits.add_argument("--train", nargs="+", default=[], help="where token frequencies are counted")
+
     generate = command("generate", "continue a text", 'generate --model mini "Once upon a time"')
     generate.add_argument("prompt")
     _base(generate)
@@ -212,10 +221,21 @@ def _pretraining_options(parser: Parser) -> None:
     parser.add_argument("--model", default="mini", help=f"the shape of {PRESETS}")
     parser.add_argument("--validation", nargs="+", default=[], help="text to measure on")
     parser.add_argument("--train-vocabulary", action="store_true", help="learn the tokens anew")
-    parser.add_argument("--steps", type=positive, default=4000)
-    parser.add_argument("--batch-size", type=positive, default=512, help="windows a step")
+    parser.add_argument("--from-base", help="go on from a base: its shape, vocabulary and weights")
+    parser.add_argument("--steps", type=positive, default=12_000)
+    parser.add_argument(
+        "--schedule-steps", type=positive, default=0, help="lay the schedule out for more steps"
+    )
+    parser.add_argument("--batch-size", type=positive, default=256, help="windows a step")
     parser.add_argument("--accumulate", type=positive, default=1, help="parts of a batch")
     parser.add_argument("--lr", type=float, default=3e-3, help="highest learning rate")
-    parser.add_argument("--evaluate-every", type=positive, default=500, help="steps")
+    parser.add_argument("--warmup-share", type=float, default=0.03, help="of the schedule")
+    parser.add_argument(
+        "--document-starts", type=float, default=0.0, help="share of windows where documents begin"
+    )
+    parser.add_argument(
+        "--text-speak", action="store_true", help="add a copy of each conversation in text speak"
+    )
+    parser.add_argument("--evaluate-every", type=positive, default=1000, help="steps")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     parser.add_argument("--resume", action="store_true", help="go on after an interruption")

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from llm.errors import InputError
+from llm.terminal import lines_of_standard_input, measures_line, one_line
 
 # Options of `compare` and `finetune` that FinetuneSettings has under the same name ...
 SHARED = ["model", "weights", "task", "data", "limit", "epochs", "batch_size", "lr", "precision"]
@@ -25,7 +26,9 @@ def compare(options) -> None:
         name: getattr(settings, name)
         for name in ("task", "data", "balanced", "limit", "split_seed")
     }
-    results = compare(methods, seeds, options.out, _finetune_arguments(options), about)
+    results = compare(
+        methods, seeds, options.out, _finetune_arguments(options), about, options.quiet
+    )
     plots.comparison_figures(results, Path(options.out))
     if options.json:
         print(json.dumps(results, indent=2))
@@ -44,13 +47,14 @@ def finetune(options) -> None:
         options.resume,
         options.device,
         options.quiet,
+        report=not options.json,
     )
     if options.json:
         print(json.dumps(about, indent=2))
         return
     record = about["record"]
     print(f"{record['trainable_parameters']:,} of {record['total_parameters']:,} trained")
-    print(_measures(record["test"]))
+    print(measures_line(record["test"]))
     _say(options, f"written: {options.out}, {record['saved_bytes']:,} bytes of weights")
 
 
@@ -69,7 +73,7 @@ def evaluate(options) -> None:
     encoded = encode_messages(tokenizer, texts, labels, model.config.context_length)
     measures = classification_metrics(labels, classify(model, encoded)[:, 1])
     measures = {"messages": len(messages), "cut": encoded.cut, **measures}
-    print(json.dumps(measures, indent=2) if options.json else _measures(measures))
+    print(json.dumps(measures, indent=2) if options.json else measures_line(measures))
     _warn_of_cut(options, encoded.cut)
 
 
@@ -82,7 +86,7 @@ def predict(options) -> None:
     from llm.message_files import decode_entities
 
     model, tokenizer, about = load_finetuned(options.folder, pick_device(options.device))
-    texts = options.messages or _lines_of_standard_input()
+    texts = options.messages or lines_of_standard_input()
     # As in training, where the messages' HTML entities are decoded too.
     read = [decode_entities(text) for text in texts]
     encoded = encode_messages(tokenizer, read, None, model.config.context_length)
@@ -96,7 +100,7 @@ def predict(options) -> None:
         print(json.dumps(answers, indent=2))
     else:
         for answer in answers:
-            print(f"{answer['label']}\t{answer['probability']:.4f}\t{_one_line(answer['message'])}")
+            print(f"{answer['label']}\t{answer['probability']:.4f}\t{one_line(answer['message'])}")
     _warn_of_cut(options, encoded.cut)
 
 
@@ -209,7 +213,8 @@ def pretrain(options) -> None:
     from llm.pretrained import load_config
     from llm.pretraining import PretrainSettings, pretrain
 
-    names = "steps batch_size lr accumulate evaluate_every precision seed"
+    names = "steps schedule_steps batch_size lr warmup_share accumulate evaluate_every precision "
+    names += "document_starts text_speak seed"
     log = pretrain(
         options.corpus,
         options.out,
@@ -220,6 +225,7 @@ def pretrain(options) -> None:
         options.device,
         options.resume,
         options.quiet,
+        options.from_base,
     )
     plots.save_figure(plots.pretraining_figure(log), Path(options.out) / "curve.png")
     if options.json:
@@ -227,6 +233,16 @@ def pretrain(options) -> None:
     else:
         print(f"{log['evaluations'][-1]['bits_per_byte']:.3f} bits per byte of unseen text")
         _say(options, f"written: {options.out}; use it with --model {options.out}")
+
+
+def bits(options) -> None:
+    """How well a text is predicted."""
+    from llm.device import pick_device
+    from llm.text_bits import measure_text
+
+    found = measure_text(options.model, options.text, options.train, pick_device(options.device))
+    lines = [f"{name:<18} {value:.4f}" for name, value in found["bits_per_byte"].items()]
+    print(json.dumps(found, indent=2) if options.json else "\n".join(lines))
 
 
 def _lora_settings(options):
@@ -263,28 +279,6 @@ def _finetune_arguments(options) -> list[str]:
             arguments += [f"--{name.replace('_', '-')}", str(value)]
     flags = ("balanced", "rslora", "resume", "quiet")
     return arguments + [f"--{name}" for name in flags if getattr(options, name)]
-
-
-def _lines_of_standard_input() -> list[str]:
-    data = sys.stdin.buffer.read()
-    texts = data.decode("utf-8", errors="replace").split("\n")  # no other line break counts
-    texts = [text.removesuffix("\r") for text in texts if text.strip()]
-    if not texts:
-        raise InputError("no messages; give them as arguments, or one a line on standard input")
-    return texts
-
-
-def _measures(measures: dict) -> str:
-    shown = [f"{measures['messages']} messages"] if "messages" in measures else []
-    for name in ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc"):
-        if measures[name] is not None:
-            shown.append(f"{name.replace('_', ' ')} {measures[name]:.4f}")
-    return ", ".join(shown)
-
-
-def _one_line(text: str) -> str:
-    """With spaces for line breaks, and for what would steer the terminal."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _warn_of_cut(options, cut: int) -> None:

@@ -13,32 +13,39 @@ from torch import nn
 
 from llm import distributed
 from llm.bpe import count_words, train_bpe
-from llm.config import GPTConfig
+from llm.config import PRESETS, GPTConfig
 from llm.corpus import Corpus, bits_per_byte, documents_of, sha256_of_file
 from llm.device import autocast, pick_device
 from llm.errors import InputError
 from llm.files import locked_folder, make_folder, write_json, write_tensors
 from llm.gpt import GPTModel
-from llm.tokenizer import DESCRIPTION, VOCABULARY, Tokenizer, mini_tokenizer, saved_tokenizer
+from llm.pretrained import fingerprint, load_base, load_config
+from llm.tokenizer import DESCRIPTION, VOCABULARY, Tokenizer, load_tokenizer, saved_tokenizer
 from llm.training import TrainSettings, train
 
 
 @dataclass(frozen=True)
 class PretrainSettings:
-    """The recipe. The defaults are those of the bundled `mini`, made for one large GPU."""
+    """The recipe. The defaults are made for one large GPU and some 100 MB of text.
 
-    steps: int = 4000
-    batch_size: int = 512  # windows a step, over all parts and processes
+    They are the settings found for the bundled `mini`, with a schedule that ends after 786 million
+    tokens: more passes over its corpus brought it little (data/README.md, which also has the two
+    commands that made it).
+    """
+
+    steps: int = 12_000
+    schedule_steps: int = 0  # steps the cosine is laid out for, if not `steps`: to end before it
+    batch_size: int = 256  # windows a step, over all parts and processes
     lr: float = 3e-3
-    warmup_share: float = 0.02
+    warmup_share: float = 0.03  # of the schedule
     final_lr_share: float = 0.0
     weight_decay: float = 0.1
     beta2: float = 0.95
     document_starts: float = 0.0  # share of the windows that begin where a document does
     text_speak: bool = False  # learn from a copy of the conversations in text speak, too
     accumulate: int = 1  # parts that a step's windows are worked through in
-    evaluate_every: int = 500  # steps
-    log_every: int = 20  # steps
+    evaluate_every: int = 1000  # steps
+    log_every: int = 50  # steps
     precision: str = "auto"  # bf16 on a GPU, fp32 elsewhere
     compile: bool | None = None  # None: on a GPU
     seed: int = 0
@@ -125,8 +132,9 @@ def pretrain(
     device: str = "auto",
     resume: bool = False,
     quiet: bool = False,
+    from_base: str | Path | None = None,
 ) -> dict:
-    """Train a base from scratch and write it to `out`.
+    """Train a base, from scratch or from another base, and write it to `out`.
 
     Under torchrun every process calls this; the batch is shared out over them, and process 0
     writes. A killed run goes on with `resume`.
@@ -140,6 +148,8 @@ def pretrain(
         validation_files: text to measure on; without, every hundredth document is held out.
         train_vocabulary: learn a vocabulary of `config.vocab_size` tokens from the corpus first;
             otherwise the one of `mini` is used.
+        from_base: a base to go on from, with its shape and its vocabulary; the optimiser starts
+            anew.
 
     Returns:
         what log.json holds: `curve`, `evaluations`, `train_seconds`, `parameters`,
@@ -149,9 +159,11 @@ def pretrain(
         InputError: unreadable text, a vocabulary that does not fit the shape, a loss that is not
             finite, another run in the same folder, a full disk.
     """
-    from llm.config import PRESETS
-
-    config = config or PRESETS["mini"]
+    if from_base and train_vocabulary:
+        raise InputError("a base to go on from has a vocabulary; leave out --train-vocabulary")
+    if from_base and Path(from_base).resolve() == Path(out).resolve():
+        raise InputError("--out must be another folder than --from-base, which is kept as it is")
+    config = load_config(from_base) if from_base else config or PRESETS["mini"]
     with distributed.team():
         device = pick_device(device)
         settings = (settings or PretrainSettings()).on(device)
@@ -161,16 +173,18 @@ def pretrain(
                 f"{distributed.processes()} processes in {settings.accumulate} parts each"
             )
         out = make_folder(out)
-        arguments = (corpus_files, out, settings, config, validation_files, train_vocabulary)
+        source = (corpus_files, out, settings, config, validation_files)
         with locked_folder(out) if distributed.rank() == 0 else nullcontext():
-            return _pretrain(*arguments, device, resume, quiet or distributed.rank() != 0)
+            quiet = quiet or distributed.rank() != 0
+            return _pretrain(*source, train_vocabulary, from_base, device, resume, quiet)
 
 
 def _pretrain(
-    files, out, settings, config, validation_files, train_vocabulary, device, resume, quiet
+    files, out, settings, config, validation_files, new_vocabulary, from_base, device, resume, quiet
 ):
+    known = None if new_vocabulary else load_tokenizer(from_base or "mini")
     tokenizer, corpus, validation = _first_by_process_0(
-        lambda: _prepare(files, out, config, validation_files, train_vocabulary, settings, quiet)
+        lambda: _prepare(files, out, config, validation_files, known, settings, quiet)
     )
     if tokenizer.vocab_size != config.vocab_size:
         raise InputError(
@@ -178,7 +192,8 @@ def _pretrain(
             "make them equal, or learn a vocabulary with --train-vocabulary"
         )
     torch.manual_seed(settings.seed)
-    model = GPTModel(config).to(device)
+    model = load_base(from_base, device=device) if from_base else GPTModel(config).to(device)
+    start = fingerprint(model) if from_base else None
     task = PretrainTask(corpus, validation, settings, config)
     names = TrainSettings.__dataclass_fields__
     chosen = {key: value for key, value in asdict(settings).items() if key in names}
@@ -187,6 +202,7 @@ def _pretrain(
         "batch_size": settings.batch_size,
         "document_starts": settings.document_starts,
         "corpus": corpus.made_from,
+        "from_base": start,
     }
     history = train(
         NextTokenLoss(model),
@@ -209,6 +225,7 @@ def _pretrain(
     if distributed.rank() == 0:
         recipe = {
             "settings": asdict(settings),
+            "from_base": {"name": str(from_base), "fingerprint": start} if from_base else None,
             "config": config.to_dict(),
             "corpus": {"tokens": corpus.n_tokens, "bytes": corpus.n_bytes, **corpus.made_from},
             "validation": {"tokens": validation.n_tokens, **validation.made_from},
@@ -223,11 +240,11 @@ def _pretrain(
     return history
 
 
-def _prepare(files, out, config, validation_files, train_vocabulary, settings, quiet):
+def _prepare(files, out, config, validation_files, tokenizer, settings, quiet):
     """The vocabulary and both corpora, in `out/corpus`; what is there already is used again."""
     held_out = "all" if validation_files else "train"
-    if not train_vocabulary:
-        tokenizer = mini_tokenizer()
+    if tokenizer:
+        pass  # the one of `mini`, or of the base to go on from
     elif (out / DESCRIPTION).exists():
         tokenizer = saved_tokenizer(out)
     else:
@@ -274,23 +291,3 @@ def write_manifest(folder: str | Path) -> None:
         Path(folder) / "manifest.json",
         {name: sha256_of_file(Path(folder) / name) for name in names},
     )
-
-
-def unigram_bits_per_byte(train: Corpus, validation: Corpus) -> float:
-    """A model that knows only how frequent each token is in the training text: the floor to beat.
-
-    Counts are raised by one, so that a token never seen still has a probability.
-    """
-    import numpy as np
-
-    size = 1 + max(int(train.tokens.max()), int(validation.tokens.max()))
-    counts = np.bincount(train.tokens, minlength=size) + 1
-    bits = -np.log2(counts / counts.sum())
-    return float(bits[validation.tokens[1:]].sum() / validation.n_bytes)
-
-
-def xz_bits_per_byte(validation_text: bytes) -> float:
-    """What `xz -9` needs for the same text."""
-    import lzma
-
-    return 8 * len(lzma.compress(validation_text, preset=9)) / len(validation_text)

@@ -219,9 +219,9 @@ def _from_gpt2_files(folder: Path) -> Tokenizer:
     model = content.get("model")
     if not isinstance(model, dict) or '"ByteLevel"' not in json.dumps(content.get("pre_tokenizer")):
         raise InputError(f"{path} is not GPT-2's kind of vocabulary (byte-level BPE)")
-    pairs = [
-        pair.split(" ") if isinstance(pair, str) else pair for pair in model.get("merges") or []
-    ]
+    merges = model.get("merges")
+    merges = merges if isinstance(merges, list) else []
+    pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in merges]
     return _from_merges(path, model.get("vocab"), pairs)
 
 
