@@ -1,6 +1,7 @@
 """What each command of `llm.cli` does: read options, call the library, print."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -227,6 +228,8 @@ def pretrain(options) -> None:
         options.quiet,
         options.from_base,
     )
+    if os.environ.get("RANK", "0") != "0":
+        return  # of the processes that torchrun started, one writes and prints
     plots.save_figure(plots.pretraining_figure(log), Path(options.out) / "curve.png")
     if options.json:
         print(json.dumps(log))

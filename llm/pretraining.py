@@ -51,8 +51,9 @@ class PretrainSettings:
     seed: int = 0
 
     def __post_init__(self):
-        if not 0 <= self.document_starts <= 1:
-            raise InputError(f"document_starts is a share from 0 to 1, not {self.document_starts}")
+        for name in ("document_starts", "warmup_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
         if self.batch_size < 1 or self.batch_size % self.accumulate:
             raise InputError(
                 f"a batch of {self.batch_size} windows cannot be worked through in "

@@ -1,0 +1,382 @@
+"""Pretraining: the loss falls, a resumed run and two processes end like one, a base comes out."""
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from llm.config import GPTConfig
+from llm.corpus import Corpus, bits_per_byte
+from llm.errors import InputError
+from llm.files import read_json, read_tensors
+from llm.pretrained import fingerprint, load_base
+from llm.pretraining import NextTokenLoss, PretrainSettings, PretrainTask, pretrain
+from llm.tokenizer import END_OF_TEXT, load_tokenizer, mini_tokenizer
+from llm.training import TrainSettings, learning_rate
+
+ROOT = Path(__file__).parents[1]
+TINY = GPTConfig(vocab_size=280, context_length=16, emb_dim=16, n_heads=2, n_layers=2)
+QUICK = PretrainSettings(
+    steps=12, batch_size=8, lr=1e-2, evaluate_every=4, log_every=1, document_starts=0.25
+)
+SENTENCES = [f"The {a} saw the {b} and said: hello!" for a in ["cat", "dog", "king"]
+             for b in "mat sun tree hill".split()]  # fmt: skip  # noqa: SIM905
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
+    documents = [" ".join(SENTENCES[n % 12 :] + SENTENCES[: n % 5]) for n in range(200)]
+    path.write_text("".join(f"{text}\n{END_OF_TEXT}\n" for text in documents))
+    return path
+
+
+def run(file, out, settings=QUICK, **more) -> dict:
+    options = {"config": TINY, "train_vocabulary": True, "device": "cpu", "quiet": True}
+    return pretrain([file], out, settings, **options | more)
+
+
+@pytest.fixture(scope="module")
+def unbroken(file, tmp_path_factory):
+    out = tmp_path_factory.mktemp("unbroken")
+    return out, run(file, out)
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    return read_tensors(Path(folder) / "model.safetensors")[0]
+
+
+def same(one, other) -> bool:
+    a, b = weights(one), weights(other)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_loss_falls_from_blind_guessing(unbroken):
+    _, history = unbroken
+    losses = [point["loss"] for point in history["curve"]]
+    assert losses[0] == pytest.approx(math.log(TINY.vocab_size), abs=0.3)
+    assert losses[-1] < losses[0] - 1
+    bits = [entry["bits_per_byte"] for entry in history["evaluations"]]
+    assert [entry["step"] for entry in history["evaluations"]] == [4, 8, 12]
+    assert bits == sorted(bits, reverse=True)
+    assert history["tokens_seen"] == 12 * 8 * 16
+
+
+def test_the_loss_is_that_of_transformers():
+    """The labels of transformers are shifted inside its model; ours before."""
+    from twins import TINY as SHAPE
+    from twins import hf_twin, random_ids, random_model
+
+    model, windows = random_model(), random_ids(SHAPE, 3, SHAPE.context_length)
+    expected = hf_twin(model)(windows, labels=windows).loss
+    torch.testing.assert_close(NextTokenLoss(model)(windows), expected)
+
+
+def test_parts_add_up_to_the_batch(unbroken):
+    """What a process or a part of the batch contributes sums to the loss of the whole."""
+    out, _ = unbroken
+    corpus = Corpus(out / "corpus" / "train")
+    task = PretrainTask(corpus, corpus, QUICK, TINY)
+    model = NextTokenLoss(load_base(out))
+    whole = task.loss(model, task.batch(5, 0, 1))
+    for parts in (2, 4):
+        shares = [task.loss(model, task.batch(5, part, parts)) for part in range(parts)]
+        torch.testing.assert_close(sum(shares), whole)
+
+
+def test_the_folder_is_a_base(unbroken):
+    out, history = unbroken
+    model = load_base(out)
+    assert model.config == TINY
+    assert sum(p.numel() for p in model.parameters()) == history["parameters"]
+    assert all(tensor.dtype == torch.float16 for tensor in weights(out).values())
+    validation = Corpus(out / "corpus" / "validation")
+    assert bits_per_byte(model, validation) == history["validation"]
+    tokenizer = load_tokenizer(out, TINY.vocab_size)
+    assert tokenizer.decode(tokenizer.encode("hello")) == "hello"
+    names = {path.name for path in out.iterdir() if path.is_file()} - {".lock"}
+    assert names >= {"config.json", "model.safetensors", "log.json", "recipe.json"}
+    assert read_json(out / "log.json") == json.loads(json.dumps(history))
+    recipe = read_json(out / "recipe.json")
+    assert recipe["settings"]["document_starts"] == 0.25
+    assert recipe["corpus"]["sources"][0]["name"] == "corpus.txt"
+    import hashlib
+
+    for name, digest in read_json(out / "manifest.json").items():
+        assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
+
+
+@pytest.mark.parametrize("at", [3, 4, 9])
+def test_a_broken_and_resumed_run_ends_like_an_unbroken_one(
+    unbroken, file, tmp_path, monkeypatch, at
+):
+    """Broken at step `at`, between checkpoints and on one; bit for bit the same weights."""
+    draw = PretrainTask.batch
+
+    def broken(self, step, part, parts):
+        if step == at:
+            raise RuntimeError("the power went off")
+        return draw(self, step, part, parts)
+
+    monkeypatch.setattr(PretrainTask, "batch", broken)
+    with pytest.raises(RuntimeError, match="power"):
+        run(file, tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+    monkeypatch.undo()
+    history = run(file, tmp_path, resume=True)
+    whole, expected = unbroken
+    assert same(tmp_path, whole)
+    assert history["curve"] == expected["curve"]
+    assert history["evaluations"] == expected["evaluations"]
+
+
+def test_resuming_with_other_options_is_refused(unbroken, file, tmp_path):
+    run(file, tmp_path, PretrainSettings(steps=2, batch_size=4, evaluate_every=1))
+    for other in (
+        PretrainSettings(steps=2, batch_size=2, evaluate_every=1),
+        PretrainSettings(steps=2, batch_size=4, evaluate_every=1, document_starts=0.5),
+        PretrainSettings(steps=2, batch_size=4, evaluate_every=1, schedule_steps=9),
+    ):
+        with pytest.raises(InputError, match="resume with the same options"):
+            run(file, tmp_path, other, resume=True)
+
+
+@pytest.mark.parametrize("when", ["training", "validation"])
+def test_a_loss_that_is_not_a_number_is_refused(file, tmp_path, monkeypatch, when):
+    if when == "training":
+        loss = PretrainTask.loss
+        monkeypatch.setattr(PretrainTask, "loss", lambda *a: loss(*a) * float("nan"))
+    else:
+        nan = {"loss": float("nan"), "bits_per_byte": float("nan")}
+        monkeypatch.setattr(PretrainTask, "evaluate", lambda *a: nan)
+    with pytest.raises(InputError, match="the loss became nan at step .* lower --lr"):
+        run(file, tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+# From another base -------------------------------------------------------------------------------
+
+
+def test_from_a_base_training_goes_on_where_it_stood(unbroken, file, tmp_path):
+    base, before = unbroken
+    settings = PretrainSettings(steps=4, batch_size=8, lr=1e-3, evaluate_every=2, log_every=1)
+    history = pretrain([file], tmp_path, settings, from_base=base, device="cpu", quiet=True)
+    assert history["curve"][0]["loss"] < before["curve"][0]["loss"] - 1
+    assert load_base(tmp_path).config == TINY
+    assert load_tokenizer(tmp_path).sha256 == load_tokenizer(base).sha256
+    recipe = read_json(tmp_path / "recipe.json")
+    assert recipe["from_base"]["fingerprint"] == fingerprint(load_base(base))
+    assert not same(tmp_path, base)
+
+
+def test_from_a_base_a_rate_of_next_to_nothing_leaves_its_weights(unbroken, file, tmp_path):
+    """Shows that the stored weights are the start, not random ones."""
+    base, _ = unbroken
+    settings = PretrainSettings(steps=1, batch_size=2, lr=1e-12, evaluate_every=1)
+    pretrain([file], tmp_path, settings, from_base=base, device="cpu", quiet=True)
+    assert same(tmp_path, base)
+
+
+def test_from_a_base_a_broken_run_resumes_and_another_base_is_refused(
+    unbroken, file, tmp_path, monkeypatch
+):
+    base, _ = unbroken
+    settings = PretrainSettings(steps=4, batch_size=4, lr=1e-3, evaluate_every=2)
+    options = {"from_base": base, "device": "cpu", "quiet": True}
+    pretrain([file], tmp_path / "whole", settings, **options)
+    draw = PretrainTask.batch
+
+    def broken(self, step, part, parts):
+        if step == 3:
+            raise RuntimeError("the power went off")
+        return draw(self, step, part, parts)
+
+    monkeypatch.setattr(PretrainTask, "batch", broken)
+    with pytest.raises(RuntimeError):
+        pretrain([file], tmp_path / "broken", settings, **options)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="from_base"):
+        other = options | {"from_base": tmp_path / "whole"}
+        pretrain([file], tmp_path / "broken", settings, **other, resume=True)
+    pretrain([file], tmp_path / "broken", settings, **options, resume=True)
+    assert same(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_from_a_base_what_does_not_go_together_is_refused(unbroken, file, tmp_path):
+    base, _ = unbroken
+    with pytest.raises(InputError, match="leave out --train-vocabulary"):
+        run(file, tmp_path, from_base=base)
+    with pytest.raises(InputError, match="another folder than --from-base"):
+        run(file, base, from_base=base, train_vocabulary=False)
+    with pytest.raises(InputError, match="absent"):
+        run(file, tmp_path, from_base=tmp_path / "absent", train_vocabulary=False)
+
+
+def test_a_longer_schedule_ends_before_it_is_over():
+    """Stage one of `mini`: the first 26,000 rates of a run of 39,500 steps."""
+    short = TrainSettings(steps=26, schedule_steps=40, lr=1.0)
+    long = TrainSettings(steps=40, lr=1.0)
+    for step in range(26):
+        assert learning_rate(short, step) == learning_rate(long, step)
+    with pytest.raises(InputError, match="ends before the training"):
+        TrainSettings(steps=40, schedule_steps=26, lr=1.0)
+
+
+# Settings and vocabularies -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"document_starts": 1.5},
+        {"document_starts": float("nan")},
+        {"warmup_share": -0.1},
+        {"warmup_share": float("nan")},
+        {"batch_size": 0},
+        {"batch_size": 6, "accumulate": 4},
+    ],
+)
+def test_bad_settings_are_refused(bad):
+    with pytest.raises(InputError):
+        PretrainSettings(**bad)
+
+
+def test_a_vocabulary_of_another_size_is_refused(file, tmp_path):
+    with pytest.raises(InputError, match="8192 tokens, the model 280"):
+        run(file, tmp_path, train_vocabulary=False)
+
+
+def test_accumulating_gives_the_same_weights(unbroken, file, tmp_path):
+    """In two parts sums are added in another order, so the same up to rounding."""
+    from dataclasses import replace
+
+    run(file, tmp_path, replace(QUICK, accumulate=2))
+    whole = weights(unbroken[0])
+    for name, tensor in weights(tmp_path).items():
+        torch.testing.assert_close(tensor.float(), whole[name].float(), atol=2e-3, rtol=0)
+
+
+def test_text_speak_goes_into_training_alone(file, tmp_path):
+    settings = PretrainSettings(steps=1, batch_size=2, evaluate_every=1, text_speak=True)
+    run(file, tmp_path, settings)
+    train = Corpus(tmp_path / "corpus" / "train")
+    validation = Corpus(tmp_path / "corpus" / "validation")
+    assert (train.n_documents, validation.n_documents) == (2 * 198, 2)
+
+
+# Several processes, and the command line ---------------------------------------------------------
+
+
+def command(*arguments, processes=1):
+    prefix = [sys.executable, "-m"]
+    if processes > 1:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        prefix += ["torch.distributed.run", "--nproc-per-node", str(processes)]
+        prefix += ["--master-port", str(port), "-m"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*prefix, "llm", *map(str, arguments)], capture_output=True, text=True, env=environment
+    )
+
+
+def test_two_processes_end_like_one(unbroken, file, tmp_path):
+    """The same global batch; gradients are added in another order, so the same up to rounding."""
+    base, _ = unbroken
+    arguments = ["pretrain", "--corpus", file, "--from-base", base, "--steps", 6, "--lr", "1e-2"]
+    arguments += ["--batch-size", 8, "--evaluate-every", 3, "--device", "cpu", "--json"]
+    arguments += ["--document-starts", 0.25]
+    done = command(*arguments, "--out", tmp_path / "two", processes=2)
+    assert done.returncode == 0, done.stderr
+    log = json.loads(done.stdout)  # printed once, by the first process
+    settings = PretrainSettings(
+        steps=6, batch_size=8, lr=1e-2, evaluate_every=3, document_starts=0.25
+    )
+    one = pretrain([file], tmp_path / "one", settings, from_base=base, device="cpu", quiet=True)
+    assert log["validation"]["loss"] == pytest.approx(one["validation"]["loss"], abs=1e-3)
+    expected = weights(tmp_path / "one")
+    start = weights(base)
+    for name, tensor in weights(tmp_path / "two").items():
+        torch.testing.assert_close(tensor.float(), expected[name].float(), atol=2e-3, rtol=0)
+    moved = max((expected[n] - start[n]).abs().max().item() for n in start)
+    assert moved > 0.02  # ten times the tolerance
+    assert read_json(tmp_path / "two" / "recipe.json")["processes"] == 2
+
+
+def test_pretrain_and_generate_on_the_command_line(file, tmp_path, capsys):
+    """With the shape of a folder and the vocabulary of mini."""
+    shape = tmp_path / "shape"
+    shape.mkdir()
+    tiny = GPTConfig(8192, 16, 16, 2, 1)
+    (shape / "config.json").write_text(json.dumps(tiny.to_dict()))
+    arguments = ["pretrain", "--corpus", file, "--model", shape, "--out", tmp_path / "base"]
+    arguments += ["--steps", 3, "--schedule-steps", 5, "--batch-size", 4, "--evaluate-every", 3]
+    done = command(*arguments, "--text-speak", "--device", "cpu", "--validation", file)
+    assert done.returncode == 0, done.stderr
+    assert "bits per byte of unseen text" in done.stdout
+    assert "error" not in done.stderr and "%" not in done.stderr  # no bar where nobody looks
+    assert (tmp_path / "base" / "curve.png").read_bytes()[:4] == b"\x89PNG"
+    recipe = read_json(tmp_path / "base" / "recipe.json")
+    assert recipe["settings"]["schedule_steps"] == 5
+    assert recipe["corpus"]["with_text_speak"] is True
+    assert recipe["validation"]["with_text_speak"] is False
+    assert load_tokenizer(tmp_path / "base").sha256 == mini_tokenizer().sha256
+
+    from llm.cli import main
+
+    said = []
+    for _ in range(2):
+        arguments = ["generate", "--model", str(tmp_path / "base"), "The cat", "--tokens", "5"]
+        assert main([*arguments, "--device", "cpu", "--json"]) == 0
+        said.append(json.loads(capsys.readouterr().out))
+    assert said[0] == said[1]  # the same seed, the same text
+    assert said[0]["prompt"] == "The cat" and said[0]["tokens"] <= 5
+
+
+def test_bits_of_a_text_on_the_command_line(unbroken, file, capsys):
+    from llm.cli import main
+
+    out, history = unbroken
+    arguments = ["bits", "--model", out, "--text", file, "--train", file, "--device", "cpu"]
+    assert main([*map(str, arguments), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["fingerprint"] == fingerprint(load_base(out))
+    assert found["text"]["bytes"] == file.stat().st_size - 200 * len(f"{END_OF_TEXT}\n")
+    assert found["bits_per_byte"]["base"] == pytest.approx(
+        history["validation"]["bits_per_byte"], rel=0.1
+    )
+    assert found["bits_per_byte"]["xz_9"] < 1  # two hundred times the same sentences
+    assert main(["bits", "--text", str(file) + ".absent"]) == 2
+    assert capsys.readouterr().err.startswith("error: cannot read")
+
+
+def test_a_corpus_that_is_not_there_is_one_line(tmp_path, capsys):
+    from llm.cli import main
+
+    absent = tmp_path / "absent.txt"
+    assert main(["pretrain", "--corpus", str(absent), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: cannot read") and error.count("\n") == 1
+
+
+def test_the_bundled_log_is_what_the_figure_reads():
+    """Both stages, one after the other; the figure marks the seam."""
+    from llm.plots import pretraining_figure
+
+    log = read_json(ROOT / "data" / "mini" / "log.json")
+    steps = [point["step"] for point in log["curve"]]
+    assert steps == sorted(set(steps))
+    assert log["tokens_seen"] == steps[-1] * 256 * 256
+    labels = [text.get_text() for text in pretraining_figure(log).axes[0].get_legend().texts]
+    assert labels == [
+        "training (bits per token)",
+        "second stage begins",
+        "validation (bits per byte)",
+    ]
