@@ -12,7 +12,7 @@ import pytest
 from llm.cli import build_parser
 
 COMMANDS = (
-    "compare finetune evaluate predict merge export info download pretrain generate"
+    "compare finetune evaluate predict merge export info download pretrain generate bits"
 ).split()  # noqa: SIM905
 
 
