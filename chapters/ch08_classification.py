@@ -8,7 +8,7 @@ model is fine-tuned: all of it, or, with LoRA, a few percent of it.
 You will see that a message's answer does not depend on what stands beside it in a batch, and how
 it does when padding is read; full fine-tuning against LoRA on a short run, with loss, time and
 memory; the mistakes that remain; and how the learning rates were chosen. `--search` makes that
-choice anew, on the validation messages alone (an hour and more on two cores).
+choice anew, on the validation messages alone (half an hour and more on two cores).
 
 Source: Radford et al. 2018, section 3.2 (the head); Hu et al. 2021, section 5 (the comparison).
 """

@@ -5,10 +5,10 @@ run from the same base, on the same messages, with several seeds, and reported w
 beside two baselines that need no language model at all. Then the other half of LoRA's promise: a
 base is kept once, each task adds an adapter, and adapters are exchanged in no time.
 
-You will see the results of the whole comparison (or, until data/results.json is there, of a small
-one), what many tasks take on disk, and two tasks taught to one base: the adapter in use decides
-which question it answers, message by message if wanted. `--full` runs the whole comparison anew,
-three seeds of four methods (an hour on two cores).
+You will see the results of the whole comparison (from data/results.json), what many tasks take on
+disk, and two tasks taught to one base: the adapter in use decides which question it answers,
+message by message if wanted. `--full` runs the whole comparison anew, three seeds of four methods
+(about twenty minutes on two cores).
 
 Source: Hu et al. 2021, section 4.2, "Practical Benefits and Limitations".
 """
@@ -55,7 +55,7 @@ def teach(options):
     two_tasks(options)
     try_next(
         "python -m llm compare --methods lora --seeds 3 --rank 1 --out runs/rank1: an eighth of "
-        "the adapter. Expect the rank to matter little; with --lr 3e-3 or 1e-4 beside it, see what "
+        "the adapter. Expect the rank to matter little; with --lr 1e-2 or 1e-4 beside it, see what "
         "matters more.",
         'python -m llm finetune --task question --out runs/question, then predict --from it "where '
         'are you": a question without its mark.',
@@ -66,14 +66,8 @@ def teach(options):
 def side_by_side(options):
     section("Four methods side by side")
     if options.full:
-        results = run_comparison(METHODS, options.seeds, options.out / "compare", options, None)
-        write_json(RESULTS, results)
-    elif RESULTS.exists():
-        results = read_json(RESULTS)
-    else:
-        say("data/results.json is not there yet; --full makes it. Here is a small comparison:")
-        with tempfile.TemporaryDirectory() as folder:
-            results = run_comparison(("head", "lora"), 1, Path(folder), options, options.limit)
+        write_json(RESULTS, run_comparison(options))
+    results = read_json(RESULTS)
     data = results["data"]
     seeds = len({run["seed"] for run in results["runs"]})
     say(
@@ -89,19 +83,15 @@ def side_by_side(options):
     save(overview_figure(results), options.out, "ch09_comparison.png")
 
 
-def run_comparison(methods, seeds, folder, options, limit):
-    settings = FinetuneSettings(weights=options.weights, limit=limit)
+def run_comparison(options) -> dict:
+    settings = FinetuneSettings(weights=options.weights)
     about = {
         name: getattr(settings, name)
         for name in ("task", "data", "balanced", "limit", "split_seed")
     }
-    arguments = ["--weights", options.weights, "--resume"]
-    if limit is None:
-        arguments += ["--device", options.device]
-    else:
-        arguments += ["--limit", str(limit), "--epochs", "1", "--device", "cpu", "--quiet"]
-    numbers = list(range(options.seed, options.seed + seeds))
-    return compare(list(methods), numbers, folder, arguments, about)
+    arguments = ["--weights", options.weights, "--device", options.device, "--resume"]
+    seeds = list(range(options.seed, options.seed + options.seeds))
+    return compare(list(METHODS), seeds, options.out / "compare", arguments, about)
 
 
 def many_tasks(out):
