@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 
 from llm.baselines import tfidf_logistic_regression
 from llm.batching import steps_per_epoch
@@ -99,7 +98,7 @@ def learning_curve(
     result = {
         "model": settings.model,
         "device": about["device"],
-        "torch": torch.__version__,
+        "torch": about["torch"],
         "data": collection.record(),
         "seeds": seeds,
         "summary": summarise(points),

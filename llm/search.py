@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
 
 from llm.files import write_json
 from llm.finetuning import FinetuneSettings, finetune
@@ -82,7 +81,7 @@ def search_learning_rates(
         "base": about["base"],
         "data": about["data"],
         "device": about["device"],
-        "torch": torch.__version__,
+        "torch": about["torch"],
     }
     write_json(out, result)
     return result
