@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-
 from llm.baselines import tfidf_logistic_regression
 from llm.batching import steps_per_epoch
 from llm.files import write_json

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-
 from llm.files import write_json
 from llm.finetuning import FinetuneSettings, finetune
 
