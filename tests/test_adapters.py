@@ -5,7 +5,7 @@ import pytest
 import torch
 from small import SMALL, write_adapter, write_base, write_messages
 
-from llm.adapters import Adapters
+from llm.adapters import BUNDLED, Adapters
 from llm.attention import MultiHeadAttention
 from llm.errors import InputError
 from llm.evaluation import classify
@@ -239,3 +239,15 @@ def test_storage_is_what_lies_on_the_disk(folders, base):
         assert entry["adapter_bytes"] == entry["base_bytes"] + small
         assert 0 <= entry["base_bytes"] - 4 * weights < 5_000  # names and shapes
         assert 0 <= entry["full_bytes"] - count * 4 * (weights + 34) < count * 6_000
+
+
+def test_the_bundled_adapters_are_small_and_fit_the_bundled_base():
+    """Were the base exchanged and they not, loading them would be refused here."""
+    adapters = Adapters.load(BUNDLED)
+    sizes = [file.stat().st_size for folder in BUNDLED.values() for file in folder.glob("*.*")]
+    assert sum(sizes) < 1_500_000
+    win, way = "WINNER!! Claim your free prize now, call 09061701461", "I am on my way"
+    mixed = adapters.classify_mixed(
+        [win, way, "what time does the film start", way], ["spam", "spam", "question", "question"]
+    )
+    assert (mixed[:, 1] > 0.5).tolist() == [True, False, True, False]
