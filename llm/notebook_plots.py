@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Polygon, Rectangle
+from matplotlib.ticker import LogLocator
 
 from llm.plots import COLOURS, KINDS, NAMES, new_figure, smooth
 
@@ -132,6 +133,8 @@ def scale_figure(panels: dict[str, dict[str, dict[int, float]]]) -> Figure:
         panel.set(xscale="log", yscale="log", xlabel="rank", ylabel=label)
         panel.set_xticks(ranks, ranks)
         panel.minorticks_off()
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter("{x:g}")
     axes[0].legend(fontsize=9)
     return figure
 
@@ -227,18 +230,12 @@ def reliability_figure(bins: dict[str, list[tuple[float, float, int]]]) -> Figur
             color=COLOURS[method],
             label=NAMES[method],
         )
+        offset = {
+            "xytext": (6, -12) if method == "full" else (-16, 7),
+            "textcoords": "offset points",
+        }
         for x, y, n in points:
-            below = method == "full"
-            offset = (6, -12) if below else (-6, 7)
-            axes.annotate(
-                f"{n}",
-                (100 * x, 100 * y),
-                offset,
-                textcoords="offset points",
-                fontsize=8,
-                ha="left" if below else "right",
-                color=COLOURS[method],
-            )
+            axes.annotate(str(n), (100 * x, 100 * y), **offset, fontsize=8, color=COLOURS[method])
     axes.set(xlabel="the model says: spam with (%)", ylabel="of these messages are spam (%)")
     axes.set_title("The small numbers count the messages of a point")
     axes.legend(loc="upper left")
@@ -291,9 +288,11 @@ def storage_lines_figure(measured: list[dict], most: int) -> Figure:
         dots = [entry[key] / 1e6 for entry in measured]
         axes.plot(range(1, done + 1), dots, marker, color=colour, markersize=8)
     axes.set(xscale="log", yscale="log", xlabel="tasks", ylabel="on disk (MB)")
-    axes.set_xticks([n for n in (1, 2, 5, 10, 20, 50, 100) if n <= most])
-    axes.set_xticklabels([n for n in (1, 2, 5, 10, 20, 50, 100) if n <= most])
+    ticks = [n for n in (1, 2, 5, 10, 20, 50, 100) if n <= most]
+    axes.set_xticks(ticks, ticks)
     axes.minorticks_off()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:,g}")
     axes.set_title("Dots: measured; lines: the same, continued")
     axes.legend()
     return figure
