@@ -14,6 +14,7 @@ from llm.plots import NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
 START, END = "<!-- results -->", "<!-- /results -->"
+CURVE_START, CURVE_END = "<!-- learning-curve -->", "<!-- /learning-curve -->"
 BASELINES = {
     "majority": "always ham",
     "tfidf_logistic_regression": "TF-IDF of words, logistic regression",
@@ -44,12 +45,36 @@ def results_table(results: dict) -> str:
     return "\n".join(rows)
 
 
-def with_table(text: str, table: str) -> str:
+def curve_table(curve: dict) -> str:
+    """F1 against the number of training messages (a learning_curve.json), as a Markdown table."""
+    sizes = sorted({row["messages"] for row in curve["summary"]})
+    f1 = {
+        (row["method"], row["weights"], row["messages"]): (row["f1_mean"], row["f1_std"])
+        for row in curve["summary"]
+    }
+    names = {
+        ("lora", "pretrained"): "LoRA, pretrained base",
+        ("full", "pretrained"): "full fine-tuning, pretrained base",
+        ("lora", "random"): "LoRA, random base",
+        ("full", "random"): "full fine-tuning, random base",
+        ("tfidf_logistic_regression", None): "TF-IDF of words, logistic regression",
+    }
+    rows = ["| training messages | " + " | ".join(f"{size:,}" for size in sizes) + " |"]
+    rows.append("| --- |" + " --: |" * len(sizes))
+    for (method, weights), name in names.items():
+        cells = [f1[method, weights, size] for size in sizes]
+        shown = " | ".join(f"{100 * mean:.0f} ± {100 * spread:.0f}" for mean, spread in cells)
+        rows.append(f"| {name} | {shown} |")
+    return "\n".join(rows)
+
+
+def with_table(text: str, table: str, marks: tuple[str, str] = (START, END)) -> str:
     """`text` with `table` between the two marks. Raises InputError where the marks are absent."""
-    pattern = re.compile(re.escape(START) + ".*?" + re.escape(END), re.DOTALL)
+    start, end = marks
+    pattern = re.compile(re.escape(start) + ".*?" + re.escape(end), re.DOTALL)
     if not pattern.search(text):
-        raise InputError(f"README.md has no place for the table: put {START} and {END} into it")
-    return pattern.sub(lambda _: f"{START}\n{table}\n{END}", text)
+        raise InputError(f"README.md has no place for the table: put {start} and {end} into it")
+    return pattern.sub(lambda _: f"{start}\n{table}\n{end}", text)
 
 
 def _share(share: float) -> str:
@@ -63,13 +88,19 @@ def _percent(summary: dict, key: str) -> str:
     return f"{100 * mean:.1f}{spread} %"
 
 
+def up_to_date(text: str) -> str:
+    """README.md's text with both tables as the committed results have them."""
+    text = with_table(text, results_table(read_json(ROOT / "data" / "results.json")))
+    curve = read_json(ROOT / "data" / "learning_curve.json")
+    return with_table(text, curve_table(curve), (CURVE_START, CURVE_END))
+
+
 def main() -> None:
-    """Bring README.md up to date with data/results.json."""
+    """Bring README.md up to date with the results in data/."""
     path = ROOT / "README.md"
     if not path.exists():
         raise InputError("there is no README.md")
-    table = results_table(read_json(ROOT / "data" / "results.json"))
-    write_text(path, with_table(path.read_text(encoding="utf-8"), table))
+    write_text(path, up_to_date(path.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":
