@@ -1,9 +1,10 @@
 """Speed and memory of this project beside its peers: `python -m llm.benchmark SUITE --out FILE`.
 
 Suites: `mini` and `gpt2` (training on a CPU), `prefix` (cached frozen blocks), `inference`,
-`start` (the command line), `gpu` (one GPU). Every contender runs in a fresh process, all in turn
-and round after round, on the same messages; what is reported are the medians of the ratios within
-a round, with the lowest and the highest. Weights are random: speed does not depend on them.
+`start` (the command line), `memory` (what it grows with), `gpu` (one GPU). Every contender runs in
+a fresh process, all in turn and round after round, on the same messages; what is reported are the
+medians of the ratios within a round, with the lowest and the highest. Weights are random: speed
+does not depend on them.
 
 A machine that others use too disturbs wall-clock time. Ratios of processor time (`--threads 1`)
 hardly suffer, so both are kept.
@@ -179,7 +180,7 @@ FIGURES = {
 }
 
 
-def training(shape: str, rounds: int, threads: int, steps: int) -> dict:
+def training(shape: str, rounds: int, threads: int, steps: int, only: list[str]) -> dict:
     """`mini` and `gpt2`: LoRA here against the peers' LoRA, the plain layer, and full training."""
     from llm.peers import Job
 
@@ -187,6 +188,7 @@ def training(shape: str, rounds: int, threads: int, steps: int) -> dict:
     names = ("ours", "naive", "book", "peft-padded", "peft")
     jobs = {name: replace(base, contender=name) for name in names}
     jobs["full"] = replace(base, method="full")
+    jobs = {name: job for name, job in jobs.items() if not only or name in only}
     results = in_turn(jobs, rounds, threads)
     table = {
         f"ours over {other}": {
@@ -195,7 +197,9 @@ def training(shape: str, rounds: int, threads: int, steps: int) -> dict:
         for other in jobs
         if other != "ours" and other in results
     }
-    table["full over naive"] = {"naive": ratios(results, "naive", "full", FIGURES["peak memory"])}
+    table["naive over full"] = {
+        title: ratios(results, "naive", "full", figure) for title, figure in FIGURES.items()
+    }
     return {"results": results, "ratios": table}
 
 
@@ -206,22 +210,27 @@ def _to_stderr(result: dict) -> None:
 def main() -> None:
     """Run a suite, print its ratios, and keep everything in a file."""
     parser = argparse.ArgumentParser(prog="python -m llm.benchmark", description=__doc__)
-    suites = ("mini", "gpt2", "prefix", "inference", "start", "gpu")
+    suites = ("mini", "gpt2", "prefix", "inference", "start", "memory", "gpu")
     parser.add_argument("suite", choices=[*suites, "worker"], metavar="{" + ",".join(suites) + "}")
     parser.add_argument("--out", type=Path, help="result file (JSON)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=5, help="optimiser steps a round")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--only", help="mini, gpt2: contenders, such as ours,full")
+    parser.add_argument("--messages", type=int, default=5000, help="inference: to predict")
     parser.add_argument("--seconds", type=float, default=600, help="gpu: begin no job after")
     parser.add_argument("--quick", action="store_true", help="gpu: tiny shapes, on any device")
     given = parser.parse_args()
     if given.suite == "worker":
         worker()
         return
-    from llm import benchmark_suites
+    from llm import benchmark_gpu, benchmark_suites
 
     if given.suite in ("mini", "gpt2"):
-        content = training(given.suite, given.rounds, given.threads, given.steps)
+        only = given.only.split(",") if given.only else []
+        content = training(given.suite, given.rounds, given.threads, given.steps, only)
+    elif given.suite == "gpu":
+        content = benchmark_gpu.gpu(given)
     else:
         content = getattr(benchmark_suites, given.suite)(given)
     print(json.dumps(content["ratios"], indent=1))

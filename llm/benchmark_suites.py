@@ -1,4 +1,4 @@
-"""The suites of `llm.benchmark` that are no plain contest of training on a CPU."""
+"""The suites of `llm.benchmark` for one process on a CPU."""
 
 import os
 import statistics
@@ -8,102 +8,6 @@ import time
 from dataclasses import replace
 
 from llm.batching import Encoded
-from llm.benchmark import describe, run_worker
-from llm.files import write_json
-
-
-def gpu(given) -> dict:
-    """One GPU: three shapes, this project and its peers; then what memory grows with.
-
-    Each library runs in one fresh process. Most telling first, for a machine on loan.
-    """
-    from llm.peers import Job
-
-    deadline = time.time() + given.seconds
-    base = Job(device="cuda", precision="bf16", batch_size=64, width=128, steps=10, warm_up=3)
-    if given.quick:
-        base = replace(base, device="cpu", batch_size=4, width=16, steps=1, warm_up=1, layers=2)
-    shapes = ["mini"] if given.quick else ["gpt2-xl", "gpt2", "gpt2-medium"]
-    record = not given.quick
-    jobs = []
-    for shape in shapes:
-        job = replace(base, shape=shape, batch_size=64 if shape == "gpt2-xl" else 8)
-        fast = replace(job, compile=not given.quick)
-        if shape == "gpt2-xl":
-            jobs += [replace(fast, recompute="cheap"), fast, replace(fast, recompute="all")]
-        else:
-            jobs += [replace(fast, record=record), replace(fast, record=record, method="full")]
-    memory = replace(base, shape="gpt2", batch_size=8, steps=3, account=True)
-    accounts = [memory, replace(memory, method="full")]
-    accounts += [replace(memory, shape="gpt2-xl"), replace(memory, shape="gpt2-xl", method="full")]
-    grows = [replace(memory, rank=rank) for rank in (1, 4, 64, 256)]
-    grows += [
-        replace(memory, batch_size=batch, method=method)
-        for batch in (16, 32, 64)
-        for method in ("lora", "full")
-    ]
-    grows += [
-        replace(memory, layers=layers, method=method)
-        for layers in (3, 6, 24)
-        for method in ("lora", "full")
-    ]
-    if given.quick:
-        accounts = [replace(job, shape="mini", width=16, layers=2) for job in accounts]
-        grows = [replace(job, shape="mini", width=16, layers=2) for job in grows[::3]]
-    rate = _matrix_rate(given.quick)
-    content: dict = {"device": _device(), "matrix_tflops": rate, "results": [], "ratios": {}}
-    print(f"matrix rate {rate:.0f} TFLOP/s", flush=True)
-
-    def report(result: dict) -> None:
-        content["results"].append(result)
-        passed = given.seconds - (deadline - time.time())
-        print(f"{passed:4.0f} s  {describe(result)}", flush=True)
-        if given.out:
-            write_json(given.out, content)
-
-    def peer(name: str) -> list[Job]:
-        of_shape = [(shape, 64 if shape == "gpt2-xl" else 8) for shape in shapes]
-        return [
-            replace(base, contender=name, shape=shape, batch_size=batch)
-            for shape, batch in of_shape
-        ]
-
-    ours, later = jobs[:1] + jobs[3:5], jobs[1:3] + jobs[5:]
-    run_worker(ours[:1], 4, report, deadline)
-    run_worker(peer("book-fast"), 4, report, deadline)
-    run_worker(ours[1:], 4, report, deadline)
-    run_worker(accounts, 4, report, deadline)
-    run_worker(peer("peft-tanh"), 4, report, deadline)
-    run_worker(later + grows, 4, report, deadline)
-    run_worker(peer("peft"), 4, report, deadline)
-    return content
-
-
-def _matrix_rate(quick: bool) -> float:
-    """TFLOP/s of a large bfloat16 product on random numbers: what this card can do at most."""
-    import torch
-
-    size, device = (256, "cpu") if quick else (8192, "cuda")
-    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-    for _ in range(3):
-        a @ b
-    times = []
-    for _ in range(10):
-        if not quick:
-            torch.cuda.synchronize()
-        started = time.perf_counter()
-        a @ b
-        if not quick:
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    del a, b
-    return 2 * size**3 / statistics.median(times) / 1e12
-
-
-def _device() -> str:
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else os.uname().machine
 
 
 def start(given) -> dict:
@@ -129,7 +33,8 @@ def start(given) -> dict:
 
 
 def prefix(given) -> dict:
-    """Five epochs of `head` and `last_block`: through the whole body, or on kept hidden states."""
+    """Five epochs of `head` and `last_block` on 128 messages: on kept hidden states of the frozen
+    blocks; through all blocks; and, for comparison, full fine-tuning."""
     import torch
 
     from llm.classification import ClassificationTask
@@ -141,33 +46,46 @@ def prefix(given) -> dict:
 
     torch.set_num_threads(given.threads)
     every = real_messages("mini")
-    messages = Encoded(every.ids[:320], every.labels[:320], 0)
+    messages = Encoded(every.ids[:128], every.labels[:128], 0)
+    none = Encoded(every.ids[:1], every.labels[:1], 0)  # nothing is validated here
+
+    def run(method: str, keep: bool) -> dict:
+        torch.manual_seed(0)
+        model = GPTClassifier(PRESETS["mini"])
+        blocks = apply_method(model, method)
+        started, used = time.perf_counter(), time.process_time()
+        task = ClassificationTask(model, messages, none, 32, 0, blocks if keep else 0)
+        history = train(model, task, TrainSettings(steps=20, lr=1e-3))
+        return {
+            "seconds": time.perf_counter() - started,
+            "processor_seconds": time.process_time() - used,
+            "losses": [point["loss"] for point in history["curve"]],
+        }
+
+    contests = {
+        "head, kept": ("head", True),
+        "head, all blocks": ("head", False),
+        "last_block, kept": ("last_block", True),
+        "last_block, all blocks": ("last_block", False),
+        "full": ("full", False),
+    }
+    results: dict = {name: [] for name in contests}
+    run("full", False)  # the first run sets the libraries up
+    for _ in range(given.rounds):
+        for name, (method, keep) in contests.items():
+            results[name].append(run(method, keep))
     table: dict = {}
-    results: dict = {}
     for method in ("head", "last_block"):
-        runs: dict = {"kept": [], "whole body": []}
-        for _ in range(given.rounds):
-            for name, list_of_runs in runs.items():
-                torch.manual_seed(0)
-                model = GPTClassifier(PRESETS["mini"])
-                blocks = apply_method(model, method)
-                started, used = time.perf_counter(), time.process_time()
-                kept = blocks if name == "kept" else 0
-                task = ClassificationTask(model, messages, messages, 32, 0, kept)
-                history = train(model, task, TrainSettings(steps=50, lr=1e-3))
-                list_of_runs.append(
-                    {
-                        "seconds": time.perf_counter() - started,
-                        "processor_seconds": time.process_time() - used,
-                        "losses": [point["loss"] for point in history["curve"]],
-                    }
-                )
-        results[method] = runs
-        pairs = list(zip(runs["whole body"], runs["kept"]))
-        for figure in ("seconds", "processor_seconds"):
-            table[f"{method}: {figure}"] = spread([a[figure] / b[figure] for a, b in pairs])
+        kept = results[f"{method}, kept"]
+        for other in (f"{method}, all blocks", "full"):
+            for figure in ("seconds", "processor_seconds"):
+                pairs = zip(results[other], kept)
+                values = [slow[figure] / fast[figure] for slow, fast in pairs]
+                table[f"{other} over {method} kept: {figure}"] = spread(values)
         table[f"{method}: largest difference of a loss"] = max(
-            abs(a - b) for whole, kept in pairs for a, b in zip(whole["losses"], kept["losses"])
+            abs(a - b)
+            for slow, fast in zip(results[f"{method}, all blocks"], kept)
+            for a, b in zip(slow["losses"], fast["losses"])
         )
     return {"results": results, "ratios": table}
 
@@ -191,16 +109,17 @@ def inference(given) -> dict:
     replace_linear_with_lora(merged, 16, 16)
     merge(merged)
     every = real_messages("mini")
-    five_thousand = [every.ids[i % len(every)] for i in range(5000)]
-    messages = Encoded(five_thousand, [0] * 5000, 0)
-    some = Encoded(five_thousand[:640], [0] * 640, 0)
-    longest = max(map(len, five_thousand))
+    count = given.messages
+    ids = [every.ids[i % len(every)] for i in range(count)]
+    messages = Encoded(ids, [0] * count, 0)
+    some = Encoded(ids[:100], [0] * 100, 0)
+    longest = max(map(len, ids))
 
     @torch.no_grad()
     def padded(model) -> None:
         model.packed = False
-        for first in range(0, 5000, 8):
-            batch = collate(messages, range(first, first + 8), width=longest)
+        for first in range(0, count, 8):
+            batch = collate(messages, range(first, min(first + 8, count)), width=longest)
             model(batch.ids, batch.lengths)
         model.packed = None
 
@@ -233,3 +152,58 @@ def timed(function) -> tuple[float, float]:
 def spread(values: list[float]) -> dict:
     """Median, lowest and highest."""
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}
+
+
+def memory(given) -> dict:
+    """What the memory of a step grows with: rank, batch and depth, counted at GPT-2 124M."""
+    from llm.measure import memory_account, step_peak
+    from llm.peers import Job, prepare
+
+    base = Job(shape="gpt2", width=128)
+    series = {
+        "rank": [4, 16, 64, 256],
+        "batch_size": [2, 4, 8],
+        "layers": [3, 6, 12],
+    }
+    results: dict = {}
+    for quantity, values in series.items():
+        methods = ("lora",) if quantity == "rank" else ("lora", "full")
+        for method in methods:
+            rows = []
+            for value in values:
+                step = prepare(replace(base, method=method, **{quantity: value}))
+                account = memory_account(step.model, lambda step=step: step.loss(0))
+                rows.append({quantity: value, **account, "peak": step_peak(account)})
+            results[f"{method} by {quantity}"] = rows
+    if given.out:
+        _draw_memory(results, given.out.with_suffix(".png"))
+    return {"results": results, "ratios": {}}
+
+
+def _draw_memory(results: dict, path) -> None:
+    """Memory of a step against rank, batch and depth: stacked for LoRA, a line for full."""
+    from llm.plots import COLOURS, KINDS, NAMES, new_figure, save_figure
+
+    titles = {
+        "rank": "Rank of A and B",
+        "batch_size": "Messages a step, 5 to 128 tokens each",
+        "layers": "Blocks",
+    }
+    figure, panels = new_figure(columns=3, width=11, height=3.6)
+    for axes, (quantity, title) in zip(panels, titles.items()):
+        rows = results[f"lora by {quantity}"]
+        x = [str(row[quantity]) for row in rows]
+        bottom = [0.0] * len(rows)
+        for kind, colour in KINDS.items():
+            heights = [row[kind] / 2**30 for row in rows]
+            axes.bar(x, heights, 0.6, bottom, color=colour, label=f"{NAMES['lora']}: {kind}")
+            bottom = [low + height for low, height in zip(bottom, heights)]
+        if f"full by {quantity}" in results:
+            full = results[f"full by {quantity}"]
+            totals = [sum(row[kind] for kind in KINDS) / 2**30 for row in full]
+            axes.plot(x, totals, "o-", color=COLOURS["full"], label="full: all four")
+        axes.set_xlabel(title)
+        axes.grid(False, axis="x")
+    panels[0].set_ylabel("Memory of a step (GiB)")
+    panels[1].legend(fontsize=8)
+    save_figure(figure, path)
