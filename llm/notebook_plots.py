@@ -231,7 +231,7 @@ def reliability_figure(bins: dict[str, list[tuple[float, float, int]]]) -> Figur
             label=NAMES[method],
         )
         offset = {
-            "xytext": (6, -12) if method == "full" else (-16, 7),
+            "xytext": (-18, 6) if method == "full" else (7, -12),
             "textcoords": "offset points",
         }
         for x, y, n in points:
@@ -257,7 +257,7 @@ def ablation_figure(rows: dict[str, dict[str, Sequence[float]]], xlabels: Sequen
     bottom = min(panel.get_ylim()[0] for panel in panels)
     for panel in panels:
         panel.set_ylim(bottom, 100)
-    panels[0].legend(loc="lower right", fontsize=9)
+    panels[-1].legend(loc="lower right", fontsize=9)
     return figure
 
 
