@@ -121,9 +121,9 @@ class MultiHeadAttention(nn.Module):
         if cache is not None:
             keys, values = cache.append(keys, values)
             new, seen = queries.shape[-2], keys.shape[-2]
-            if seen > new:  # new token i may look at all that was cached, and at new ones up to i
+            causal = new == seen
+            if 1 < new < seen:  # new token i looks at all that was cached, and at new ones up to i
                 mask = torch.ones(new, seen, dtype=torch.bool, device=keys.device).tril(seen - new)
-                causal = False
         return self._join_heads(self._attend_heads(queries, keys, values, mask, causal))
 
     def _attend_packed(self, queries, keys, values, lengths, last_only) -> torch.Tensor:
