@@ -77,6 +77,7 @@ def _word(word: Word, strength: float) -> str:
     colour, side = (FOR, "bottom") if word.effect > 0 else (AGAINST, "top")
     line = f"border-{side}:2px solid rgb({colour}); " if strength > 0.2 else ""
     return (
-        f'<span title="{word.effect:+.2f}" style="background:rgba({colour}, {0.55 * strength:.2f}); '
+        f'<span title="{word.effect:+.2f}" '
+        f'style="background:rgba({colour}, {0.55 * strength:.2f}); '
         f'{line}padding:0 2px; unicode-bidi:isolate">{html.escape(word.text)}</span>'
     )
