@@ -33,11 +33,10 @@ from llm.learning_curve import learning_curve
 from llm.lesson import DATA, lesson, listing, save, say, section, show, try_next, weights_option
 from llm.lesson_plots import tiny_pretraining_figure
 from llm.measure import parameter_counts
-from llm.plots import pretraining_figure
 from llm.pretrained import fingerprint, load_base
 from llm.pretraining import PretrainSettings, pretrain
 from llm.spam import load_messages, split
-from llm.study_plots import learning_curve_figure
+from llm.study_plots import learning_curve_figure, pretraining_figure
 from llm.text_bits import unigram_bits_per_byte, xz_bits_per_byte
 from llm.tokenizer import END_OF_TEXT, mini_tokenizer
 from llm.transformers_format import is_transposed, name_table

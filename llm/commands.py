@@ -210,9 +210,10 @@ def generate(options) -> None:
 
 def pretrain(options) -> None:
     """A base from scratch."""
-    from llm import plots
+    from llm.plots import save_figure
     from llm.pretrained import load_config
     from llm.pretraining import PretrainSettings, pretrain
+    from llm.study_plots import pretraining_figure
 
     names = "steps schedule_steps batch_size lr warmup_share accumulate evaluate_every precision "
     names += "document_starts text_speak seed"
@@ -230,7 +231,7 @@ def pretrain(options) -> None:
     )
     if os.environ.get("RANK", "0") != "0":
         return  # of the processes that torchrun started, one writes and prints
-    plots.save_figure(plots.pretraining_figure(log), Path(options.out) / "curve.png")
+    save_figure(pretraining_figure(log), Path(options.out) / "curve.png")
     if options.json:
         print(json.dumps(log))
     else:

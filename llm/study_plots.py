@@ -1,8 +1,8 @@
-"""The figures of the two studies that are recorded in `data/`: learning curves, learning rates."""
+"""The figures of what is recorded in `data/`: pretraining, learning curves, learning rates."""
 
 from matplotlib.figure import Figure
 
-from llm.plots import COLOURS, NAMES, new_figure
+from llm.plots import COLOURS, KINDS, NAMES, new_figure
 
 RED, GREEN = COLOURS["full"], COLOURS["lora"]
 
@@ -72,4 +72,38 @@ def search_figure(result: dict) -> Figure:
     axes.set(xscale="log", xlabel="highest learning rate", ylabel="validation F1 for spam (%)")
     axes.set_title(f"Chosen (ringed) on validation, {len(result['seeds'])} seeds")
     axes.legend()
+    return figure
+
+
+def pretraining_figure(log: dict) -> Figure:
+    """The loss curve of a pretraining run and its validation, both in bits."""
+    figure, axes = new_figure(width=7)
+    tokens_a_step = log["tokens_seen"] / log["curve"][-1]["step"] / 1e6
+    curve, evaluations = log["curve"], log["evaluations"]
+    axes.plot(
+        [point["step"] * tokens_a_step for point in curve],
+        [point["loss"] / 0.6931472 for point in curve],
+        color=KINDS["optimizer"],
+        linewidth=1,
+        label="training (bits per token)",
+    )
+    for step in log.get("seams", []):  # a log of several runs, one after another
+        at = step * tokens_a_step
+        axes.axvline(at, color="#555555", linestyle="--", linewidth=1, label="second stage begins")
+    bytes_axis = axes.twinx()
+    bytes_axis.plot(
+        [point["step"] * tokens_a_step for point in evaluations],
+        [point["bits_per_byte"] for point in evaluations],
+        "o-",
+        color=COLOURS["full"],
+        markersize=4,
+        label="validation (bits per byte)",
+    )
+    axes.set(xlabel="tokens seen (millions)", ylabel="bits per token, training")
+    bytes_axis.set(ylabel="bits per byte, validation")
+    bytes_axis.grid(visible=False)
+    bytes_axis.spines["right"].set_visible(True)
+    handles = [*axes.get_lines(), *bytes_axis.get_lines()]
+    axes.legend(handles=handles, loc="upper right")
+    axes.set_title("Pretraining: guessing the next token")
     return figure

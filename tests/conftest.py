@@ -1,4 +1,4 @@
-"""One thread a test process: the tests run side by side (pytest-xdist), and sums keep their order."""
+"""One thread a process: tests run side by side (pytest-xdist), and sums keep their order."""
 
 import os
 

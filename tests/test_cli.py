@@ -11,9 +11,19 @@ import pytest
 
 from llm.cli import build_parser
 
-COMMANDS = (
-    "compare finetune evaluate predict merge export info download pretrain generate bits"
-).split()  # noqa: SIM905
+COMMANDS = [
+    "compare",
+    "finetune",
+    "evaluate",
+    "predict",
+    "merge",
+    "export",
+    "info",
+    "download",
+    "pretrain",
+    "generate",
+    "bits",
+]
 
 
 def run(*arguments, folder=None, text=None):

@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 4  # as in the program below
 

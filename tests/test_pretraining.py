@@ -368,7 +368,7 @@ def test_a_corpus_that_is_not_there_is_one_line(tmp_path, capsys):
 
 def test_the_bundled_log_is_what_the_figure_reads():
     """Both stages, one after the other; the figure marks the seam."""
-    from llm.plots import pretraining_figure
+    from llm.study_plots import pretraining_figure
 
     log = read_json(ROOT / "data" / "mini" / "log.json")
     steps = [point["step"] for point in log["curve"]]
