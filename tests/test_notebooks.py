@@ -1,0 +1,179 @@
+"""The story notebooks run, are committed as they ran, and say what the committed results say."""
+
+import ast
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+
+from llm.errors import InputError
+from llm.files import read_json
+from llm.report import END, START, results_table, with_table
+
+nbformat = pytest.importorskip("nbformat")
+nbclient = pytest.importorskip("nbclient")
+
+ROOT = Path(__file__).resolve().parents[1]
+STORIES = sorted((ROOT / "notebooks").glob("0[1-5]_*.ipynb"))
+EXECUTE = "jupyter nbconvert --to notebook --execute --inplace notebooks/"
+stories = pytest.mark.parametrize("path", STORIES, ids=lambda path: path.stem)
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def text_of(cell):
+    """What a cell has printed, and the text of what it shows."""
+    texts = []
+    for output in cell.outputs:
+        texts.append(output.get("text", ""))
+        data = output.get("data", {})
+        texts += [str(value) for kind, value in data.items() if kind.startswith("text/")]
+    return "\n".join(texts)
+
+
+def figures(cell):
+    return sum("image/png" in output.get("data", {}) for output in cell.outputs)
+
+
+def ends_with_a_value(source):
+    """Whether a notebook shows something after this cell: its last line is an expression."""
+    lines = [line for line in source.splitlines() if not line.startswith("%")]
+    body = ast.parse("\n".join(lines)).body
+    return bool(body) and isinstance(body[-1], ast.Expr)
+
+
+def test_the_five_stories_are_there():
+    assert [path.name[:2] for path in STORIES] == ["01", "02", "03", "04", "05"]
+
+
+@stories
+def test_it_runs_and_draws_the_same_figures(path, monkeypatch, tmp_path):
+    """The claims of the prose are asserts in the cells: a wrong one ends the run."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # the runs that a notebook makes go with the test
+    notebook = read(path)
+    committed = [figures(cell) for cell in code_cells(notebook)]
+    where = {"metadata": {"path": str(path.parent)}}
+    nbclient.NotebookClient(notebook, timeout=600, resources=where).execute()
+    assert [figures(cell) for cell in code_cells(notebook)] == committed
+
+
+@stories
+def test_it_is_committed_as_it_ran(path):
+    cells = code_cells(read(path))
+    counts = [cell.execution_count for cell in cells]
+    assert counts == list(range(1, len(cells) + 1)), f"run it from top to bottom: {EXECUTE}"
+    for cell in cells:
+        kinds = [output.output_type for output in cell.outputs]
+        assert "error" not in kinds, cell.source
+        assert not any(output.get("name") == "stderr" for output in cell.outputs), text_of(cell)
+        if ends_with_a_value(cell.source):
+            assert kinds, f"no output is committed below:\n{cell.source}"
+    assert sum(map(figures, cells)) >= 2, "a story without figures"
+
+
+@stories
+def test_no_path_of_the_author_is_in_it(path):
+    notebook = read(path)
+    everything = "\n".join(cell.source for cell in notebook.cells)
+    everything += "\n".join(map(text_of, code_cells(notebook)))
+    found = re.findall(
+        r"(?:/(?:work|root|home|tmp|Users|mnt|var)/|[A-Z]:\\|site-packages)", everything
+    )
+    assert not found
+
+
+@stories
+def test_no_number_of_the_prose_can_go_stale(path):
+    """Text cells hold no measured number; one that they quote stands in a cell that asserts it."""
+    notebook = read(path)
+    code = "\n".join(cell.source for cell in code_cells(notebook))
+    for cell in notebook.cells:
+        if cell.cell_type != "markdown":
+            continue
+        prose = re.sub(r"\$\$.*?\$\$|\$.*?\$", "", cell.source, flags=re.DOTALL)  # formulas
+        prose = re.sub(r"\]\([^)]*\)|`[^`]*`", "", prose)  # links and code
+        prose = re.sub(r"exercise \d\.\d|(?:, and|;) \d\.\d|CC BY 4\.0", "", prose)
+        for number in re.findall(r"\d[\d,]*\.\d+|\d[\d,.]* ?(?=%|[kMG]B|ms\b)", prose):
+            assert number.strip() in code, f"{number!r} in: {cell.source}"
+
+
+@stories
+def test_the_results_it_read_are_those_that_are_committed(path):
+    """A notebook prints which version of a result file it has read."""
+    for cell in code_cells(read(path)):
+        text = text_of(cell)
+        for name, digest in re.findall(r"(data/\S+), SHA-256 ([0-9a-f]{16})", text):
+            now = hashlib.sha256((ROOT / name).read_bytes()).hexdigest()
+            assert now.startswith(digest), f"{name} has changed: {EXECUTE}{path.name}"
+        for name in re.findall(r"(data/\S+) is not there yet", text):
+            assert not (ROOT / name).exists(), f"{name} is there now: {EXECUTE}{path.name}"
+
+
+def test_the_fourth_story_reads_the_committed_studies():
+    text = "\n".join(map(text_of, code_cells(read(STORIES[3]))))
+    assert "data/learning_curve.json, SHA-256" in text
+
+
+def test_links_lead_to_files():
+    for path in STORIES:
+        for cell in read(path).cells:
+            for link in re.findall(r"\]\(([^)#]+)\)", cell.source if "](" in cell.source else ""):
+                if not link.startswith("http"):
+                    assert (path.parent / link).exists(), f"{path.name}: {link}"
+
+
+RESULTS = {
+    "summary": {
+        "lora": {
+            "trainable_parameters": 231042,
+            "trainable_share": 0.0254,
+            "saved_bytes": 930_424,
+            "peak_memory_bytes_mean": 361.2e6,
+            "train_seconds_mean": 94.2,
+            "test_accuracy_mean": 0.9888,
+            "test_accuracy_std": 0.0026,
+            "test_f1_mean": 0.953,
+            "test_f1_std": None,
+        }
+    },
+    "baselines": {"majority": {"accuracy": 0.884, "f1": 0.0}},
+}
+
+
+def test_the_table_has_the_numbers_of_the_results():
+    lora, ham = results_table(RESULTS).splitlines()[2:]
+    cells = [cell.strip() for cell in lora.strip("|").split("|")]
+    assert cells == [
+        "LoRA",
+        "231,042 (2.5 %)",
+        "930 kB",
+        "361.2 MB",
+        "94 s",
+        "98.9 ± 0.3 %",
+        "95.3 %",
+    ]
+    assert ham.endswith("| 88.4 % | 0.0 % |")
+
+
+def test_the_table_takes_the_place_of_the_old_one():
+    text = f"before\n{START}\nold\n{END}\nafter"
+    assert with_table(text, "new") == f"before\n{START}\nnew\n{END}\nafter"
+    with pytest.raises(InputError, match="no place"):
+        with_table("no marks", "new")
+
+
+def test_the_table_of_the_readme_is_that_of_the_results():
+    readme, results = ROOT / "README.md", ROOT / "data" / "results.json"
+    if not readme.exists() or not results.exists() or START not in readme.read_text("utf-8"):
+        pytest.skip("README.md has no table of results yet")
+    text = readme.read_text(encoding="utf-8")
+    assert with_table(text, results_table(read_json(results))) == text, "python -m llm.report"
