@@ -218,6 +218,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--only", help="mini, gpt2: contenders, such as ours,full")
     parser.add_argument("--messages", type=int, default=5000, help="inference: to predict")
+    parser.add_argument("--shape", default="mini", help="inference: of the model")
     parser.add_argument("--seconds", type=float, default=600, help="gpu: begin no job after")
     parser.add_argument("--quick", action="store_true", help="gpu: tiny shapes, on any device")
     given = parser.parse_args()

@@ -104,11 +104,11 @@ def inference(given) -> dict:
 
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
-    config = PRESETS["mini"]
+    config = PRESETS[given.shape]
     base, merged = (GPTClassifier(config).eval() for _ in range(2))
     replace_linear_with_lora(merged, 16, 16)
     merge(merged)
-    every = real_messages("mini")
+    every = real_messages(given.shape)
     count = given.messages
     ids = [every.ids[i % len(every)] for i in range(count)]
     messages = Encoded(ids, [0] * count, 0)
