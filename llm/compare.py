@@ -150,8 +150,8 @@ def table(results: dict) -> str:
                 megabytes(summary["saved_bytes"]),
                 megabytes(summary["peak_memory_bytes_mean"]),
                 f"{summary['train_seconds_mean']:.0f} s",
-                _percent(summary, "test_accuracy"),
-                _percent(summary, "test_f1"),
+                percent(summary, "test_accuracy"),
+                percent(summary, "test_f1"),
             )
         )
     names = {
@@ -173,7 +173,8 @@ def megabytes(count: float) -> str:
     return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.0f} kB"
 
 
-def _percent(summary: dict, key: str) -> str:
+def percent(summary: dict, key: str) -> str:
+    """Mean ± standard deviation of a measure in a method's summary, in percent."""
     mean, deviation = summary[f"{key}_mean"], summary[f"{key}_std"]
     spread = f" ± {100 * deviation:.1f}" if deviation is not None else ""
     return f"{100 * mean:.1f}{spread} %"

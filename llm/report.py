@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from llm.compare import megabytes
+from llm.compare import megabytes, percent
 from llm.errors import InputError
 from llm.files import read_json, write_text
 from llm.plots import NAMES
@@ -35,8 +35,8 @@ def results_table(results: dict) -> str:
             megabytes(summary["saved_bytes"]),
             megabytes(summary["peak_memory_bytes_mean"]),
             f"{summary['train_seconds_mean']:,.0f} s",
-            _percent(summary, "test_accuracy"),
-            _percent(summary, "test_f1"),
+            percent(summary, "test_accuracy"),
+            percent(summary, "test_f1"),
         ]
         rows.append("| " + " | ".join(cells) + " |")
     for name, measures in results["baselines"].items():
@@ -80,12 +80,6 @@ def with_table(text: str, table: str, marks: tuple[str, str] = (START, END)) -> 
 def _share(share: float) -> str:
     """As many digits as say something: 100 %, 2.5 %, 0.007 %."""
     return f"{100 * share:.{0 if share > 0.1 else 1 if share > 0.001 else 3}f} %"
-
-
-def _percent(summary: dict, key: str) -> str:
-    mean, deviation = summary[f"{key}_mean"], summary[f"{key}_std"]
-    spread = f" ± {100 * deviation:.1f}" if deviation is not None else ""
-    return f"{100 * mean:.1f}{spread} %"
 
 
 def up_to_date(text: str) -> str:
