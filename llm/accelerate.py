@@ -11,6 +11,7 @@ their time on reading and writing memory. So:
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -45,10 +46,31 @@ def keep_frozen_in_bfloat16(model: nn.Module) -> None:
             parameter.data = parameter.data.to(torch.bfloat16)
 
 
+@contextmanager
+def frozen_in_bfloat16(model: nn.Module) -> Iterator[None]:
+    """`keep_frozen_in_bfloat16` for a while; then the weights are again the same, bit for bit.
+
+    The originals wait in the computer's memory, not in the GPU's. What was trained on in their
+    place has not changed either, or a RuntimeError says so.
+    """
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    originals = [(parameter, parameter.device, parameter.data.cpu()) for parameter in frozen]
+    keep_frozen_in_bfloat16(model)
+    try:
+        yield
+    finally:
+        for parameter, device, original in originals:
+            changed = not torch.equal(parameter.data.cpu(), original.to(torch.bfloat16))
+            parameter.data = original.to(device)
+            if changed:
+                raise RuntimeError("training changed a frozen weight")
+
+
 def recompute_all(model: nn.Module) -> None:
     """Keep nothing of a block but its input: least memory, a third more arithmetic."""
+    contexts = partial(create_selective_checkpoint_contexts, _keep_nothing)
     for block in _blocks(model):
-        block.recompute = partial(checkpoint, use_reentrant=False)
+        block.recompute = partial(checkpoint, use_reentrant=False, context_fn=contexts)
 
 
 def recompute_cheap(model: nn.Module) -> None:
@@ -62,6 +84,10 @@ def recompute_cheap(model: nn.Module) -> None:
 
 
 _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
+
+
+def _keep_nothing(context, operation, *args, **kwargs) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_RECOMPUTE
 
 
 def _keep_products(context, operation, *args, **kwargs) -> CheckpointPolicy:
@@ -91,6 +117,7 @@ class RecordedSteps:
         self.loss_of, self.parameters = loss_of, parameters
         self.recorded: dict[tuple, tuple] = {}
         self.pool = None  # memory that all recordings share
+        self.gradients: list[torch.Tensor] = []  # where all recordings leave them
 
     def __call__(self, batch: Any) -> torch.Tensor:
         """Set the parameters' gradients for this batch. Returns the loss, a scalar."""
@@ -99,12 +126,12 @@ class RecordedSteps:
         )
         if key not in self.recorded:
             self.recorded[key] = self._record(batch)
-        graph, mine, loss, gradients = self.recorded[key]
+        graph, mine, loss = self.recorded[key]
         for ours, theirs in zip(_leaves(mine), _leaves(batch)):
             if torch.is_tensor(ours):
                 ours.copy_(theirs, non_blocking=True)
         graph.replay()
-        for parameter, gradient in zip(self.parameters, gradients):
+        for parameter, gradient in zip(self.parameters, self.gradients):
             parameter.grad = gradient
         return loss.clone()
 
@@ -114,14 +141,25 @@ class RecordedSteps:
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # libraries and compilers set themselves up at first use
             for _ in range(3):
-                torch.autograd.grad(self.loss_of(mine), self.parameters)
+                self._forget_gradients()
+                self.loss_of(mine).backward()
         torch.cuda.current_stream().wait_stream(side)
+        self._forget_gradients()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool):
             loss = self.loss_of(mine)
-            gradients = torch.autograd.grad(loss, self.parameters)
+            loss.backward()
+            gradients = [parameter.grad for parameter in self.parameters]
+            if self.gradients:  # the next recording may use the memory of these, not of the first
+                torch._foreach_copy_(self.gradients, gradients)
+        self.gradients = self.gradients or gradients
+        self._forget_gradients()
         self.pool = self.pool or graph.pool()
-        return graph, mine, loss.detach(), gradients
+        return graph, mine, loss.detach()
+
+    def _forget_gradients(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
 
 
 def _leaves(batch: Any) -> Iterator:

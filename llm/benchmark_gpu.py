@@ -8,72 +8,106 @@ from dataclasses import replace
 from llm.benchmark import describe, run_worker
 from llm.files import write_json
 
+BATCHES = {"gpt2-xl": 64, "gpt2": 8, "gpt2-medium": 8}  # messages a step, of 128 tokens each
+
 
 def gpu(given) -> dict:
     """One GPU: three shapes, this project and its peers; then what memory grows with.
 
-    Each library runs in one fresh process. Most telling first, for a machine on loan.
+    Each library runs in one fresh process for all shapes. Most telling first, for a machine on
+    loan.
     """
     from llm.peers import Job
 
     deadline = time.time() + given.seconds
-    base = Job(device="cuda", precision="bf16", batch_size=64, width=128, steps=10, warm_up=3)
+    base = Job(device="cuda", precision="bf16", width=128, steps=10, warm_up=3)
     if given.quick:
-        base = replace(base, device="cpu", batch_size=4, width=16, steps=1, warm_up=1, layers=2)
-    shapes = ["mini"] if given.quick else ["gpt2-xl", "gpt2", "gpt2-medium"]
-    record = not given.quick
-    jobs = []
-    for shape in shapes:
-        job = replace(base, shape=shape, batch_size=64 if shape == "gpt2-xl" else 8)
-        fast = replace(job, compile=not given.quick)
-        if shape == "gpt2-xl":
-            jobs += [replace(fast, recompute="cheap"), fast, replace(fast, recompute="all")]
-        else:
-            jobs += [replace(fast, record=record), replace(fast, record=record, method="full")]
-    memory = replace(base, shape="gpt2", batch_size=8, steps=3, account=True)
-    accounts = [memory, replace(memory, method="full")]
-    accounts += [replace(memory, shape="gpt2-xl"), replace(memory, shape="gpt2-xl", method="full")]
-    grows = [replace(memory, rank=rank) for rank in (1, 4, 64, 256)]
-    grows += [
-        replace(memory, batch_size=batch, method=method)
-        for batch in (16, 32, 64)
-        for method in ("lora", "full")
-    ]
-    grows += [
-        replace(memory, layers=layers, method=method)
-        for layers in (3, 6, 24)
-        for method in ("lora", "full")
-    ]
-    if given.quick:
-        accounts = [replace(job, shape="mini", width=16, layers=2) for job in accounts]
-        grows = [replace(job, shape="mini", width=16, layers=2) for job in grows[::3]]
-    rate = _matrix_rate(given.quick)
-    content: dict = {"device": _device(), "matrix_tflops": rate, "results": [], "ratios": {}}
-    print(f"matrix rate {rate:.0f} TFLOP/s", flush=True)
+        base = replace(base, device="cpu", width=16, steps=1, warm_up=1, layers=2)
+    content: dict = {
+        "device": _device(),
+        "matrix_tflops": _matrix_rate(given.quick),
+        "results": [],
+        "ratios": {},
+    }
+    print(f"matrix rate {content['matrix_tflops']:.0f} TFLOP/s", flush=True)
 
     def report(result: dict) -> None:
         content["results"].append(result)
+        content["ratios"] = _ratios(content["results"])
         passed = given.seconds - (deadline - time.time())
         print(f"{passed:4.0f} s  {describe(result)}", flush=True)
         if given.out:
             write_json(given.out, content)
 
-    def peer(name: str) -> list[Job]:
-        of_shape = [(shape, 64 if shape == "gpt2-xl" else 8) for shape in shapes]
-        return [
-            replace(base, contender=name, shape=shape, batch_size=batch)
-            for shape, batch in of_shape
-        ]
+    def run(jobs: list[Job]) -> None:
+        if given.quick:  # the first of each kind, small enough for any machine
+            small = {"shape": "mini", "batch_size": 4, "compile": False, "record": False}
+            jobs = [replace(job, **small, recompute="nothing") for job in jobs[:1]]
+        run_worker(jobs, 4, report, deadline)
 
-    ours, later = jobs[:1] + jobs[3:5], jobs[1:3] + jobs[5:]
-    run_worker(ours[:1], 4, report, deadline)
-    run_worker(peer("book-fast"), 4, report, deadline)
-    run_worker(ours[1:], 4, report, deadline)
-    run_worker(accounts, 4, report, deadline)
-    run_worker(peer("peft-tanh"), 4, report, deadline)
-    run_worker(later + grows, 4, report, deadline)
-    run_worker(peer("peft"), 4, report, deadline)
+    def peer(name: str, precision: str) -> list[Job]:
+        job = replace(base, contender=name, precision=precision)
+        return [replace(job, shape=shape, batch_size=size) for shape, size in BATCHES.items()]
+
+    largest = replace(base, shape="gpt2-xl", batch_size=BATCHES["gpt2-xl"])
+    small = replace(base, shape="gpt2", batch_size=BATCHES["gpt2"])
+    middle = replace(base, shape="gpt2-medium", batch_size=BATCHES["gpt2-medium"])
+    fast = {"compile": True, "record": True}
+    account = replace(small, steps=3, account=True)
+    run([replace(largest, **fast, recompute="cheap")])
+    run(peer("book-fast", "autocast"))
+    run([replace(job, **fast, method=m) for job in (small, middle) for m in ("lora", "full")])
+    accounts = _both_methods(account) + _both_methods(replace(account, shape="gpt2-xl"))
+    accounts += [replace(account, rank=rank) for rank in (1, 4, 64, 256)]
+    for size in (16, 32, 64):
+        accounts += _both_methods(replace(account, batch_size=size))
+    for depth in (3, 6, 24):
+        accounts += _both_methods(replace(account, layers=depth))
+    run(accounts)
+    run(peer("peft", "autocast"))
+    run(peer("peft-tanh", "autocast"))
+    run(peer("book-fast", "bf16"))
+    run(peer("peft-tanh", "bf16"))
+    for job in (small, largest):  # step by step from the lesson's layer
+        plain = replace(job, contender="naive")
+        steps = [plain, job, replace(job, record=True), replace(job, compile=True)]
+        run([*steps, replace(plain, **fast), replace(job, **fast)])
+    run([replace(largest, **fast, recompute="all")])
     return content
+
+
+def _both_methods(job) -> list:
+    return [replace(job, method=method) for method in ("lora", "full")]
+
+
+def _ratios(results: list[dict]) -> dict:
+    """For each shape: this project's fastest LoRA step over every other, time and peak memory."""
+    table: dict = {}
+    done = [r for r in results if "skipped" not in r and not r["account"]]
+    for shape in dict.fromkeys(r["shape"] for r in done):
+        here = [r for r in done if r["shape"] == shape]
+        own = [r for r in here if r["contender"] == "ours" and r["method"] == "lora"]
+        mine = min(own, key=_milliseconds, default=None)
+        for other in here:
+            if mine is None or other is mine:
+                continue
+            table[f"{_name(mine)} over {_name(other)}"] = {
+                "milliseconds a step": [_milliseconds(mine), _milliseconds(other)],
+                "time": _milliseconds(mine) / _milliseconds(other),
+                "peak memory": mine["peak_memory_bytes"] / other["peak_memory_bytes"],
+            }
+    return table
+
+
+def _milliseconds(result: dict) -> float:
+    return 1000 * statistics.median(result["seconds"])
+
+
+def _name(result: dict) -> str:
+    how = [key for key in ("compile", "record") if result[key]]
+    how += [] if result["recompute"] == "nothing" else [f"recompute {result['recompute']}"]
+    names = ("contender", "shape", "method", "precision")
+    return ", ".join([*(result[key] for key in names), *how])
 
 
 def _matrix_rate(quick: bool) -> float:

@@ -47,6 +47,7 @@ class ClassificationTask:
     ):
         self.batch_size, self.seed, self.start, self.width = batch_size, seed, start, width
         self.device = next(model.parameters()).device
+        self.context_length = model.config.context_length
         self.train, self.validation = train, validation
         if start:
             self.hidden = {id(part): prefix(model, part, start) for part in (train, validation)}
@@ -93,7 +94,8 @@ class ClassificationTask:
     def inputs(self, messages: Encoded, indices: list[int]) -> Batch:
         """A batch as the model takes it: ids, or what the frozen blocks made of them."""
         longest = max(len(messages.ids[index]) for index in indices)
-        batch = collate(messages, indices, self.device, -(-longest // self.width) * self.width)
+        width = min(-(-longest // self.width) * self.width, self.context_length)
+        batch = collate(messages, indices, self.device, width)
         if not self.start:
             return batch
         hidden = [self.hidden[id(messages)][index] for index in indices]

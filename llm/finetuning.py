@@ -12,11 +12,12 @@ import sklearn.metrics  # noqa: F401  imported here, not in the middle of a run 
 import torch
 
 from llm import distributed
+from llm.accelerate import frozen_in_bfloat16
 from llm.batching import Encoded, encode_messages, steps_per_epoch
 from llm.checkpoint import CHECKPOINT
 from llm.classification import ClassificationTask
 from llm.classifier import GPTClassifier
-from llm.device import keep_freed_memory, peak_memory_bytes, pick_device
+from llm.device import autocast, keep_freed_memory, peak_memory_bytes, pick_device
 from llm.errors import InputError
 from llm.evaluation import classification_metrics, classify
 from llm.files import locked_folder, remove, write_json
@@ -32,6 +33,9 @@ from llm.training import TrainSettings, train
 # recorded in data/learning_rates.json and repeated by
 # `python chapters/ch08_classification.py --search`.
 LEARNING_RATES = {"full": 1e-4, "last_block": 3e-4, "head": 1e-2, "lora": 3e-3}
+
+# On a GPU messages are padded to a multiple of so many tokens: few shapes of batches to record.
+RECORDED_WIDTH = 32
 
 
 @dataclass(frozen=True)
@@ -163,13 +167,17 @@ def _finetune(settings, out, resume, device, quiet, report) -> dict:
     tokenizer = load_tokenizer(settings.model, config.vocab_size)
     data = prepare_messages(settings, tokenizer, config.context_length)
     # From here on memory grows by what the method needs, and by nothing else.
-    before = 0 if device == "cuda" else peak_memory_bytes(device)
+    on_gpu = device == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() if on_gpu else peak_memory_bytes(device)
     model, start, base = build_classifier(settings, device)
     if report and not quiet and distributed.first():
         print(data.report(), file=sys.stderr)
     started = time.perf_counter()
+    width = RECORDED_WIDTH if on_gpu else 1
     task = ClassificationTask(  # sends the messages through the frozen blocks, if there are any
-        model, data.train, data.validation, settings.batch_size, settings.seed, start
+        model, data.train, data.validation, settings.batch_size, settings.seed, start, width
     )
     prefix_seconds = time.perf_counter() - started if start else 0.0
     per_epoch = steps_per_epoch(len(data.train), settings.batch_size)
@@ -178,11 +186,15 @@ def _finetune(settings, out, resume, device, quiet, report) -> dict:
         lr=settings.lr,
         evaluate_every=per_epoch,
         precision=settings.precision,
+        record=on_gpu and not start,  # kept hidden states come in too many shapes
         seed=settings.seed,
     )
-    account = memory_account(model, lambda: task.loss(model, task.largest_batch()))
     identity = {"finetuning": asdict(settings), "data": data.collection.sha256, "base": base}
-    history = train(model, task, training, out, resume, identity, quiet)
+    lower = on_gpu and settings.precision == "bf16" and settings.method == "lora"
+    with frozen_in_bfloat16(model) if lower else nullcontext():
+        with autocast(device, settings.precision):
+            account = memory_account(model, lambda: task.loss(model, task.largest_batch()))
+        history = train(model, task, training, out, resume, identity, quiet)
 
     seconds = history["train_seconds"] + prefix_seconds
     counts = parameter_counts(model)

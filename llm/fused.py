@@ -11,6 +11,8 @@ of their own and reads them again, forward and backward. Here instead
   rank numbers a token;
 * thin products are taken in the order in which the CPU's matrix library is fast: for 1,062 tokens
   of width 1,024 at rank 8, (gradient.T @ x).T takes 0.3 ms, x.T @ gradient 1.8 ms.
+
+`llm.fused_gpu` is the form for a GPU with the compiler.
 """
 
 from collections.abc import Sequence
@@ -18,6 +20,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
+
+from llm.fused_gpu import joined_lora_linears
 
 
 def lora_linears(x: torch.Tensor, scale: float, layers: Sequence[tuple]) -> tuple:
@@ -31,7 +35,11 @@ def lora_linears(x: torch.Tensor, scale: float, layers: Sequence[tuple]) -> tupl
     Returns:
         y (..., out) of each layer.
     """
-    return _LoRALinears.apply(x, scale, *(tensor for layer in layers for tensor in layer))
+    tensors = [tensor for layer in layers for tensor in layer]
+    same = len({layer[1] is None for layer in layers}) == 1  # all have a bias, or none has
+    if torch.compiler.is_compiling() and same:
+        return joined_lora_linears(x, scale, tensors)
+    return _LoRALinears.apply(x, scale, *tensors)
 
 
 class _LoRALinears(torch.autograd.Function):
@@ -45,7 +53,7 @@ class _LoRALinears(torch.autograd.Function):
         ctx.scale, ctx.shape, ctx.ranks = scale, x.shape, [len(B) for B in Bs]
         outputs = []
         for weight, bias, B, low_i in zip(weights, biases, Bs, low.split(ctx.ranks)):
-            y = _add_product(F.linear(rows, weight, bias), low_i.T, B)  # (all_tokens, out)
+            y = F.linear(rows, weight, bias).addmm_(low_i.T, B)  # (all_tokens, out)
             outputs.append(y.view(*x.shape[:-1], len(weight)))
         return tuple(outputs)
 
@@ -64,7 +72,7 @@ class _LoRALinears(torch.autograd.Function):
         if needs_x:
             grad_x = grad_low.T @ A.T  # (all_tokens, in)
             for grad, weight in zip(grads, weights):
-                grad_x = _add_product(grad_x, grad, weight)
+                grad_x = grad_x.addmm_(grad, weight)
             grad_x = grad_x.view(ctx.shape)
         if needs_A:
             grad_As = (grad_low @ rows).T.split(ctx.ranks, dim=1)  # (in, rank) each
@@ -72,10 +80,3 @@ class _LoRALinears(torch.autograd.Function):
             grad_Bs = [low_i @ grad for low_i, grad in zip(low.split(ctx.ranks), grads)]
         of_layers = [(None, None, grad_A, grad_B) for grad_A, grad_B in zip(grad_As, grad_Bs)]
         return grad_x, None, *sum(of_layers, ())
-
-
-def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """total + left @ right, in place; a compiler joins the sum with what comes after it instead."""
-    if torch.compiler.is_compiling():
-        return total + left @ right
-    return total.addmm_(left, right)

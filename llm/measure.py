@@ -52,7 +52,7 @@ def activation_memory(model: nn.Module, forward: Callable[[], torch.Tensor]) -> 
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             saved[storage.data_ptr()] = storage
-        return tensor
+        return tensor.detach()  # an output that is saved with its history would never be freed
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         loss = forward()

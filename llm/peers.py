@@ -59,7 +59,7 @@ class Job:
     width: int = 0  # tokens to pad to, with random ids; 0: real messages
     layers: int = 0  # 0: as many as the shape has
     device: str = "cpu"
-    precision: str = "fp32"
+    precision: str = "fp32"  # "bf16": all that is frozen (peers: all weights); "autocast": products
     compile: bool = False
     record: bool = False
     recompute: str = "nothing"  # or "cheap", "all"
@@ -145,9 +145,15 @@ def _with_optimizer(job, model, loss, optimizer, clip_norm=0.0) -> Step:
     return Step(model, run, loss, lambda step: int(_batch(job, step).lengths.sum()))
 
 
+_FUSIBLE, _never = LinearWithLoRA._fusible, lambda layer: False
+
+
+def _lower_precision(job: Job):
+    return autocast(job.device, "fp32" if job.precision == "fp32" else "bf16")
+
+
 def _ours(job: Job) -> Step:
-    if job.contender == "naive":
-        LinearWithLoRA._fusible = lambda self: False
+    LinearWithLoRA._fusible = _never if job.contender == "naive" else _FUSIBLE
     with torch.device(job.device):
         model = GPTClassifier(job.config)
         apply_method(model, job.method, LoRASettings(job.rank, 16))
@@ -160,7 +166,7 @@ def _ours(job: Job) -> Step:
     optimizer = make_optimizer(model, TrainSettings(steps=job.steps, lr=1e-4))
 
     def loss_of(batch: Batch) -> torch.Tensor:
-        with autocast(job.device, job.precision):
+        with _lower_precision(job):
             logits = model(batch.ids, batch.lengths)
         return F.cross_entropy(logits.float(), batch.labels)
 
@@ -198,7 +204,8 @@ def _book(job: Job) -> Step:
 
     def loss(step: int) -> torch.Tensor:
         batch = _batch(job, step, pad_to_longest_of_all=True)
-        return F.cross_entropy(model(batch.ids)[:, -1, :], batch.labels)
+        with autocast(job.device, "bf16" if job.precision == "autocast" else "fp32"):
+            return F.cross_entropy(model(batch.ids)[:, -1, :], batch.labels)
 
     return _with_optimizer(job, model, loss, optimizer)
 
@@ -242,7 +249,7 @@ def _peft(job: Job) -> Step:
     def loss(step: int) -> torch.Tensor:
         batch = _batch(job, step, pad_to_longest_of_all=job.contender == "peft-padded")
         real = torch.arange(batch.ids.shape[1], device=job.device) < batch.lengths[:, None]
-        with autocast(job.device, job.precision):
+        with _lower_precision(job):
             output = model(input_ids=batch.ids, attention_mask=real.long(), labels=batch.labels)
         return output.loss
 

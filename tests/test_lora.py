@@ -11,6 +11,7 @@ from twins import TINY, hf_config, in_hf_names, random_ids, randomise
 from llm.classifier import GPTClassifier
 from llm.config import PRESETS, GPTConfig
 from llm.errors import InputError
+from llm.fused_gpu import joined_lora_linears
 from llm.gpt import GPTModel
 from llm.lora import (
     BLOCK_TARGETS,
@@ -609,3 +610,26 @@ def test_outputs_and_gradients_equal_pefts_on_gpt2():
         torch.testing.assert_close(mine.grad.T, other.grad, atol=1e-10, rtol=0)
     head = twin.base_model.model.score.modules_to_save["default"].weight
     torch.testing.assert_close(model.head.weight.grad, head.grad, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("n_in, outs", [(5, (12,)), (12, (5,)), (6, (6, 6, 6)), (7, (3, 9))])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_joined_form_for_the_compiler(n_in, outs, bias):
+    draw = torch.Generator().manual_seed(0)
+
+    def random(*shape, trained=False) -> torch.Tensor:
+        tensor = torch.randn(*shape, generator=draw, dtype=torch.float64)
+        return tensor.requires_grad_(trained)
+
+    x, layers = random(2, 4, n_in, trained=True), []
+    for out in outs:
+        b = random(out) if bias else None
+        A, B = random(n_in, 3, trained=True), random(3, out, trained=True)
+        layers.append((random(out, n_in), b, A, B))
+    tensors = [tensor for layer in layers for tensor in layer]
+    for y, (W, b, A, B) in zip(joined_lora_linears(x, 0.7, tensors), layers):
+        expected = x @ W.T + 0.7 * (x @ A @ B) + (b if bias else 0)
+        torch.testing.assert_close(y, expected, atol=1e-12, rtol=0)
+    assert torch.autograd.gradcheck(
+        lambda x, *tensors: joined_lora_linears(x, 0.7, list(tensors)), (x, *tensors)
+    )

@@ -1,5 +1,7 @@
 """The memory account against small cases counted by hand."""
 
+import weakref
+
 import torch
 from torch import nn
 
@@ -122,3 +124,15 @@ def test_the_peak_is_at_one_end_of_the_backward_pass():
     account = {"weights": 10, "optimizer": 5, "gradients": 3, "activations": 7}
     assert step_peak(account) == 10 + 5 + 7
     assert step_peak({**account, "gradients": 30}) == 10 + 5 + 30
+
+
+def test_counting_leaves_nothing_behind():
+    layer, outputs = nn.Linear(3, 5), []
+
+    def forward() -> torch.Tensor:
+        output = layer(torch.ones(2, 3)).exp()  # exp keeps its own output for the backward pass
+        outputs.append(weakref.ref(output))
+        return output.sum()
+
+    assert activation_memory(layer, forward) > 0
+    assert outputs[0]() is None

@@ -1,11 +1,15 @@
 """What makes training fast changes nothing but the time: the same loss curve as the plain path."""
 
+import json
+
 import pytest
 import torch
+from small import write_base, write_messages
 
 from llm.accelerate import (
     RecordedSteps,
     compile_blocks,
+    frozen_in_bfloat16,
     keep_frozen_in_bfloat16,
     recompute_all,
     recompute_cheap,
@@ -15,8 +19,9 @@ from llm.batching import Encoded
 from llm.classification import ClassificationTask
 from llm.classifier import GPTClassifier
 from llm.config import GPTConfig
+from llm.finetuning import FinetuneSettings, finetune
 from llm.lora import LinearWithLoRA
-from llm.methods import LoRASettings, apply_method
+from llm.methods import METHODS, LoRASettings, apply_method
 from llm.training import TrainSettings, train
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -127,11 +132,13 @@ def test_batches_of_few_shapes(multiple):
 @needs_gpu
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_recorded_steps_and_compiled_blocks(method):
-    def run(record: bool, compiled: bool) -> list[float]:
+    def run(record: bool, compiled: bool, recompute=lambda model: None) -> list[float]:
+        torch.compiler.reset()
         torch.manual_seed(0)
         model = GPTClassifier(GPTConfig(50, 16, 32, 4, 3))
         apply_method(model, method, LoRASettings(rank=3, alpha=6))
         model.to("cuda")
+        recompute(model)
         if compiled:
             compile_blocks(model)
         task = task_for(model, 8)
@@ -141,6 +148,7 @@ def test_recorded_steps_and_compiled_blocks(method):
     plain = run(False, False)
     assert run(True, False) == pytest.approx(plain, abs=1e-5)
     assert run(True, True) == pytest.approx(plain, abs=1e-4)
+    assert run(True, True, recompute_cheap) == pytest.approx(plain, abs=1e-4)
 
 
 @needs_gpu
@@ -153,3 +161,51 @@ def test_a_recorded_step_takes_each_new_batch():
             assert recorded((x, factor)).item() == pytest.approx((x.sum() * factor).item())
             torch.testing.assert_close(weight.grad, x * factor)
     assert len(recorded.recorded) == 2
+
+
+def test_frozen_weights_come_back_from_bfloat16():
+    torch.manual_seed(0)
+    model = GPTClassifier(GPTConfig(50, 16, 32, 4, 3))
+    apply_method(model, "lora", LoRASettings(rank=3, alpha=6))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with frozen_in_bfloat16(model):
+        train(model, task_for(model), TrainSettings(steps=3, lr=1e-2))
+        assert model.body.tok_emb.weight.dtype == torch.bfloat16
+    for name, tensor in model.state_dict().items():
+        trained = name.startswith("head.") or ".lora." in name
+        assert torch.equal(tensor, before[name]) != trained, name
+
+
+def test_a_frozen_weight_that_changed_is_noticed():
+    model = GPTClassifier(GPTConfig(50, 16, 32, 4, 3)).requires_grad_(False)
+    with pytest.raises(RuntimeError, match="frozen"), frozen_in_bfloat16(model):
+        model.body.final_norm.shift.add_(1)
+
+
+@needs_gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", METHODS)
+def test_finetuning_on_a_gpu_ends_as_on_a_cpu(method, precision, tmp_path):
+    """Recorded steps, padded batches, frozen weights in bfloat16: the same run to rounding."""
+    base = write_base(tmp_path / "base")
+    messages = write_messages(tmp_path / "messages.tsv")
+    settings = FinetuneSettings(
+        method,
+        LoRASettings(2, 4),
+        model=str(base),
+        data=str(messages),
+        epochs=3,
+        batch_size=8,
+        lr=0.01,
+        precision=precision,
+    )
+    losses = {}
+    for device in ("cuda", "cpu"):
+        out = tmp_path / device
+        assert finetune(settings, out, device=device)["record"]["base_unchanged"] == (
+            method in ("head", "lora")
+        )
+        history = json.loads((out / "history.json").read_text())
+        losses[device] = [point["loss"] for point in history["curve"]]
+    tolerance = {"fp32": 1e-3, "bf16": 0.05}[precision]
+    assert losses["cuda"] == pytest.approx(losses["cpu"], abs=tolerance)
