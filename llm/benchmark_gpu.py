@@ -73,7 +73,33 @@ def gpu(given) -> dict:
         steps = [plain, job, replace(job, record=True), replace(job, compile=True)]
         run([*steps, replace(plain, **fast), replace(job, **fast)])
     run([replace(largest, **fast, recompute="all")])
+    if given.out and not given.quick:
+        from llm.plots import save_figure
+        from llm.study_plots import memory_growth_figure
+
+        figure = memory_growth_figure(growth(content["results"]), GROWTH_TITLES)
+        save_figure(figure, given.out.with_suffix(".png"))
     return content
+
+
+GROWTH_TITLES = ("Rank of A and B", "Messages a step, 128 tokens each", "Blocks")
+
+
+def growth(results: list[dict]) -> dict:
+    """What memory grows with, for `llm.study_plots.memory_growth_figure`."""
+    usual = {"rank": 16, "batch_size": 8, "layers": 12}
+    rows: dict = {}
+    for r in results:
+        if "memory_account" not in r or r["shape"] != "gpt2":
+            continue
+        here = {**{key: r[key] for key in usual}, "layers": r["layers"] or usual["layers"]}
+        row = {**here, **r["memory_account"], "measured": r["peak_memory_bytes"]}
+        for quantity in usual if r["method"] == "lora" else ("batch_size", "layers"):
+            if all(here[key] == usual[key] for key in usual if key != quantity):
+                rows.setdefault(f"{r['method']} by {quantity}", []).append(row)
+    for name, found in rows.items():
+        found.sort(key=lambda row: row[name.rpartition(" ")[2]])
+    return rows
 
 
 def _both_methods(job) -> list:

@@ -158,6 +158,8 @@ def memory(given) -> dict:
     """What the memory of a step grows with: rank, batch and depth, counted at GPT-2 124M."""
     from llm.measure import memory_account, step_peak
     from llm.peers import Job, prepare
+    from llm.plots import save_figure
+    from llm.study_plots import memory_growth_figure
 
     base = Job(shape="gpt2", width=128)
     series = {
@@ -176,34 +178,6 @@ def memory(given) -> dict:
                 rows.append({quantity: value, **account, "peak": step_peak(account)})
             results[f"{method} by {quantity}"] = rows
     if given.out:
-        _draw_memory(results, given.out.with_suffix(".png"))
+        titles = ("Rank of A and B", "Messages a step, 5 to 128 tokens each", "Blocks")
+        save_figure(memory_growth_figure(results, titles), given.out.with_suffix(".png"))
     return {"results": results, "ratios": {}}
-
-
-def _draw_memory(results: dict, path) -> None:
-    """Memory of a step against rank, batch and depth: stacked for LoRA, a line for full."""
-    from llm.plots import COLOURS, KINDS, NAMES, new_figure, save_figure
-
-    titles = {
-        "rank": "Rank of A and B",
-        "batch_size": "Messages a step, 5 to 128 tokens each",
-        "layers": "Blocks",
-    }
-    figure, panels = new_figure(columns=3, width=11, height=3.6)
-    for axes, (quantity, title) in zip(panels, titles.items()):
-        rows = results[f"lora by {quantity}"]
-        x = [str(row[quantity]) for row in rows]
-        bottom = [0.0] * len(rows)
-        for kind, colour in KINDS.items():
-            heights = [row[kind] / 2**30 for row in rows]
-            axes.bar(x, heights, 0.6, bottom, color=colour, label=f"{NAMES['lora']}: {kind}")
-            bottom = [low + height for low, height in zip(bottom, heights)]
-        if f"full by {quantity}" in results:
-            full = results[f"full by {quantity}"]
-            totals = [sum(row[kind] for kind in KINDS) / 2**30 for row in full]
-            axes.plot(x, totals, "o-", color=COLOURS["full"], label="full: all four")
-        axes.set_xlabel(title)
-        axes.grid(False, axis="x")
-    panels[0].set_ylabel("Memory of a step (GiB)")
-    panels[1].legend(fontsize=8)
-    save_figure(figure, path)

@@ -1,8 +1,10 @@
-"""The figures of what is recorded in `data/`: pretraining, learning curves, learning rates."""
+"""The figures of what is recorded in `data/`: pretraining, learning curves, rates, memory."""
 
 from matplotlib.figure import Figure
 
 from llm.plots import COLOURS, KINDS, NAMES, new_figure
+
+GIB = 1 << 30
 
 RED, GREEN = COLOURS["full"], COLOURS["lora"]
 
@@ -106,4 +108,36 @@ def pretraining_figure(log: dict) -> Figure:
     handles = [*axes.get_lines(), *bytes_axis.get_lines()]
     axes.legend(handles=handles, loc="upper right")
     axes.set_title("Pretraining: guessing the next token")
+    return figure
+
+
+def memory_growth_figure(results: dict, titles: tuple[str, str, str]) -> Figure:
+    """Memory of a step against rank, batch and depth: stacked for LoRA, a line for full.
+
+    Args:
+        results: rows by "lora by rank", "lora by batch_size", "full by batch_size" and so on. A
+            row has the quantity, an account as `llm.measure.memory_account` returns it, and on a
+            GPU "measured", the allocator's peak; all in bytes.
+        titles: of the three axes.
+    """
+    figure, panels = new_figure(columns=3, width=11, height=3.6)
+    for axes, quantity, title in zip(panels, ("rank", "batch_size", "layers"), titles):
+        rows = results[f"lora by {quantity}"]
+        x = [str(row[quantity]) for row in rows]
+        bottom = [0.0] * len(rows)
+        for kind, colour in KINDS.items():
+            heights = [row[kind] / GIB for row in rows]
+            axes.bar(x, heights, 0.6, bottom, color=colour, label=f"{NAMES['lora']}: {kind}")
+            bottom = [low + height for low, height in zip(bottom, heights)]
+        if "measured" in rows[0]:
+            peaks = [row["measured"] / GIB for row in rows]
+            axes.plot(x, peaks, "D", color="black", markersize=5, label="LoRA: measured peak")
+        if full := results.get(f"full by {quantity}"):
+            counted = [row.get("measured", sum(row[kind] for kind in KINDS)) / GIB for row in full]
+            label = "full: measured peak" if "measured" in full[0] else "full: all four"
+            axes.plot(x, counted, "o-", color=COLOURS["full"], label=label)
+        axes.set_xlabel(title)
+        axes.grid(False, axis="x")
+    panels[0].set_ylabel("Memory of a step (GiB)")
+    panels[1].legend(fontsize=8)
     return figure
