@@ -59,7 +59,7 @@ def teach(options):
         "matters more.",
         'python -m llm finetune --task question --out runs/question, then predict --from it "where '
         'are you": a question without its mark.',
-        "a third task: one more line in TASKS of llm/spam.py, and one more adapter on this base.",
+        "a third task: one more line in TASKS of llm/tasks.py, and one more adapter on this base.",
     )
 
 

@@ -26,6 +26,7 @@ from llm.gpt import GPTModel
 from llm.lora import LinearWithLoRA, LoRALayer, lora_layers
 from llm.methods import apply_method
 from llm.pretrained import fingerprint, load_base
+from llm.tasks import read_as
 from llm.tokenizer import MINI_FOLDER, Tokenizer, load_tokenizer
 
 # Two small ones that come with the project, so that there is something to try at once.
@@ -164,15 +165,19 @@ class Adapters:
         )
         self.in_use = name
 
-    def encode(self, messages: Sequence[str]) -> Encoded:
-        """Messages as token ids; the ones longer than the context lose their end."""
-        return encode_messages(self.tokenizer, messages, None, self.model.config.context_length)
+    def encode(self, messages: Sequence[str], names: Sequence[str]) -> Encoded:
+        """Messages as token ids, each read as its adapter's task does (`llm.spam.read_as`).
+
+        The ones longer than the context lose their end.
+        """
+        texts = [read_as(self[name].about.get("task"), m) for m, name in zip(messages, names)]
+        return encode_messages(self.tokenizer, texts, None, self.model.config.context_length)
 
     def classify(self, messages: Sequence[str]) -> torch.Tensor:
         """Probabilities (messages, 2) by the adapter in use. Raises InputError without one."""
         if self.in_use is None:
             raise InputError(f"no adapter is in use; choose one of {', '.join(self)} with use()")
-        return classify(self.model, self.encode(messages))
+        return classify(self.model, self.encode(messages, [self.in_use] * len(messages)))
 
     def classify_mixed(self, messages: Sequence[str], names: Sequence[str]) -> torch.Tensor:
         """Each message by its own adapter: probabilities (messages, 2). See `mixed_logits`."""
@@ -201,7 +206,7 @@ class Adapters:
             (self[name], [i for i in order if names[i] == name])
             for name in dict.fromkeys(names[i] for i in order)
         ]
-        encoded = self.encode(messages)
+        encoded = self.encode(messages, names)
         batch = collate(encoded, order, next(self.model.parameters()).device)
         rows = [len(group) for _, group in groups]
         tokens = [sum(len(encoded.ids[i]) for i in group) for _, group in groups]

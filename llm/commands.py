@@ -84,12 +84,11 @@ def predict(options) -> None:
     from llm.device import pick_device
     from llm.evaluation import classify
     from llm.finetuned import load_finetuned
-    from llm.message_files import decode_entities
+    from llm.tasks import read_as
 
     model, tokenizer, about = load_finetuned(options.folder, pick_device(options.device))
     texts = options.messages or lines_of_standard_input()
-    # As in training, where the messages' HTML entities are decoded too.
-    read = [decode_entities(text) for text in texts]
+    read = [read_as(about.get("task"), text) for text in texts]
     encoded = encode_messages(tokenizer, read, None, model.config.context_length)
     answers = []
     for text, probabilities in zip(texts, classify(model, encoded).tolist(), strict=True):

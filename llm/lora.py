@@ -92,7 +92,7 @@ class LinearWithLoRA(nn.Module):
         with linear.weight.device:  # A and B live where the layer lives, "meta" included
             self.lora = LoRALayer(in_dim, out_dim, rank, alpha, dropout, rslora, dtype)
         self.train(linear.training)  # in a model that evaluates, no dropout
-        self.merged = False
+        self.merged, self.fused = False, True  # fused: not step by step, where that is possible
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The equation at the top of this file; `step_by_step` is the form to read."""
@@ -122,7 +122,7 @@ class LinearWithLoRA(nn.Module):
         """The fused form has no dropout and no gradient for W."""
         dropping = self.lora.training and self.lora.dropout.p > 0
         base_trained = any(parameter.requires_grad for parameter in self.linear.parameters())
-        return not (self.merged or dropping or base_trained)
+        return self.fused and not (self.merged or dropping or base_trained)
 
     def step_by_step(self, x: torch.Tensor) -> torch.Tensor:
         """The frozen layer plus the update."""

@@ -34,7 +34,7 @@ from llm.classifier import GPTClassifier
 from llm.config import PRESETS, GPTConfig
 from llm.device import autocast
 from llm.errors import InputError
-from llm.lora import LinearWithLoRA
+from llm.lora import lora_layers
 from llm.methods import LoRASettings, apply_method
 from llm.training import TrainSettings, make_optimizer
 
@@ -145,18 +145,16 @@ def _with_optimizer(job, model, loss, optimizer, clip_norm=0.0) -> Step:
     return Step(model, run, loss, lambda step: int(_batch(job, step).lengths.sum()))
 
 
-_FUSIBLE, _never = LinearWithLoRA._fusible, lambda layer: False
-
-
 def _lower_precision(job: Job):
     return autocast(job.device, "fp32" if job.precision == "fp32" else "bf16")
 
 
 def _ours(job: Job) -> Step:
-    LinearWithLoRA._fusible = _never if job.contender == "naive" else _FUSIBLE
     with torch.device(job.device):
         model = GPTClassifier(job.config)
         apply_method(model, job.method, LoRASettings(job.rank, 16))
+    for layer in lora_layers(model).values():
+        layer.fused = job.contender != "naive"
     if job.precision == "bf16":
         keep_frozen_in_bfloat16(model)
     if job.recompute != "nothing":

@@ -12,16 +12,16 @@ import torch
 from torch import nn
 
 from llm import distributed
-from llm.bpe import count_words, train_bpe
 from llm.config import PRESETS, GPTConfig
-from llm.corpus import Corpus, bits_per_byte, documents_of, sha256_of_file
+from llm.corpus import Corpus, bits_per_byte, sha256_of_file
 from llm.device import autocast, pick_device
 from llm.errors import InputError
 from llm.files import locked_folder, make_folder, write_json, write_tensors
 from llm.gpt import GPTModel
 from llm.pretrained import fingerprint, load_base, load_config
-from llm.tokenizer import DESCRIPTION, VOCABULARY, Tokenizer, load_tokenizer, saved_tokenizer
+from llm.tokenizer import DESCRIPTION, VOCABULARY, Tokenizer, load_tokenizer
 from llm.training import TrainSettings, train
+from llm.vocabulary import learn_vocabulary
 
 
 @dataclass(frozen=True)
@@ -246,13 +246,8 @@ def _prepare(files, out, config, validation_files, tokenizer, settings, quiet):
     held_out = "all" if validation_files else "train"
     if tokenizer:
         pass  # the one of `mini`, or of the base to go on from
-    elif (out / DESCRIPTION).exists():
-        tokenizer = saved_tokenizer(out)
     else:
-        words = count_words(documents_of(files, held_out))
-        ranks = train_bpe(words, config.vocab_size - 1, progress=not quiet)  # 1 for end of text
-        tokenizer = Tokenizer(Path(out).name, ranks, len(ranks))
-        tokenizer.save(out)
+        tokenizer = learn_vocabulary(files, out, config.vocab_size, held_out, quiet)
     corpus = Corpus.build(
         files, tokenizer, out / "corpus" / "train", held_out, settings.text_speak, quiet
     )

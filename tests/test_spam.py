@@ -16,10 +16,8 @@ from llm.errors import InputError
 from llm.message_files import decode_entities, read_message_file, unquote
 from llm.spam import (
     LABELS,
-    TASKS,
     Collection,
     Message,
-    as_question_task,
     deduplicate,
     describe,
     load_messages,
@@ -28,6 +26,7 @@ from llm.spam import (
     read_labelled,
     split,
 )
+from llm.tasks import TASKS, as_question_task, read_as
 
 IN_TMP = settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -438,6 +437,15 @@ def test_the_question_task_hides_the_marks():
         Message("No question.", 0),
         Message("Qué tal", 1),
     ]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_message_to_predict_is_read_as_in_training(task):
+    messages = [message for message in load_messages().messages[:300] if "?" in message.text]
+    prepared = [message.text for message in TASKS[task].prepare(messages)]
+    read = [read_as(task, message.text) for message in messages]
+    assert [text for text in read if text] == prepared
+    assert read_as(None, "a &amp; b?") == "a & b?"
 
 
 def test_the_question_task_on_the_installed_messages(installed):

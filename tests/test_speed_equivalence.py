@@ -20,7 +20,7 @@ from llm.classification import ClassificationTask
 from llm.classifier import GPTClassifier
 from llm.config import GPTConfig
 from llm.finetuning import FinetuneSettings, finetune
-from llm.lora import LinearWithLoRA
+from llm.lora import lora_layers
 from llm.methods import METHODS, LoRASettings, apply_method
 from llm.training import TrainSettings, train
 
@@ -70,10 +70,12 @@ def test_padded_rows_as_on_a_gpu(method):
     assert curve(method, pad) == pytest.approx(curve(method), abs=1e-9)
 
 
-def test_the_fused_lora_layer(monkeypatch):
-    fused = curve("lora")
-    monkeypatch.setattr(LinearWithLoRA, "_fusible", lambda self: False)
-    assert curve("lora") == pytest.approx(fused, abs=1e-9)
+def test_the_fused_lora_layer():
+    def step_by_step(model):
+        for layer in lora_layers(model).values():
+            layer.fused = False
+
+    assert curve("lora", step_by_step) == pytest.approx(curve("lora"), abs=1e-9)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
