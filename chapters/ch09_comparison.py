@@ -8,7 +8,7 @@ base is kept once, each task adds an adapter, and adapters are exchanged in no t
 You will see the results of the whole comparison (from data/results.json), what many tasks take on
 disk, and two tasks taught to one base: the adapter in use decides which question it answers,
 message by message if wanted. `--full` runs the whole comparison anew, three seeds of four methods
-(about twenty minutes on two cores).
+(about twelve minutes on two cores).
 
 Source: Hu et al. 2021, section 4.2, "Practical Benefits and Limitations".
 """

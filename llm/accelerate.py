@@ -1,4 +1,4 @@
-"""What makes a training step faster or smaller on a GPU, without a change of its result.
+"""What makes a training step faster or smaller on a GPU, with the same result to rounding.
 
 A GPU finishes small operations sooner than Python can start them, and large ones spend much of
 their time on reading and writing memory. So:
@@ -59,11 +59,12 @@ def frozen_in_bfloat16(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        changed = False
         for parameter, device, original in originals:
-            changed = not torch.equal(parameter.data.cpu(), original.to(torch.bfloat16))
+            changed |= not torch.equal(parameter.data.cpu(), original.to(torch.bfloat16))
             parameter.data = original.to(device)
-            if changed:
-                raise RuntimeError("training changed a frozen weight")
+        if changed:
+            raise RuntimeError("training changed a frozen weight")
 
 
 def recompute_all(model: nn.Module) -> None:
@@ -118,6 +119,7 @@ class RecordedSteps:
         self.recorded: dict[tuple, tuple] = {}
         self.pool = None  # memory that all recordings share
         self.gradients: list[torch.Tensor] = []  # where all recordings leave them
+        self.side = torch.cuda.Stream()  # the matrix library keeps scratch memory for each stream
 
     def __call__(self, batch: Any) -> torch.Tensor:
         """Set the parameters' gradients for this batch. Returns the loss, a scalar."""
@@ -137,16 +139,16 @@ class RecordedSteps:
 
     def _record(self, batch: Any) -> tuple:
         mine = _copy(batch)
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries and compilers set themselves up at first use
+        draws = torch.cuda.get_rng_state()  # dropout must not depend on what is recorded when
+        self.side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.side):  # libraries and compilers set themselves up
             for _ in range(3):
                 self._forget_gradients()
                 self.loss_of(mine).backward()
-        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.current_stream().wait_stream(self.side)
         self._forget_gradients()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.side):
             loss = self.loss_of(mine)
             loss.backward()
             gradients = [parameter.grad for parameter in self.parameters]
@@ -154,6 +156,7 @@ class RecordedSteps:
                 torch._foreach_copy_(self.gradients, gradients)
         self.gradients = self.gradients or gradients
         self._forget_gradients()
+        torch.cuda.set_rng_state(draws)
         self.pool = self.pool or graph.pool()
         return graph, mine, loss.detach()
 

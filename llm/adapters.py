@@ -165,19 +165,24 @@ class Adapters:
         )
         self.in_use = name
 
-    def encode(self, messages: Sequence[str], names: Sequence[str]) -> Encoded:
-        """Messages as token ids, each read as its adapter's task does (`llm.spam.read_as`).
+    def encode(self, messages: Sequence[str], names: Sequence[str] | None = None) -> Encoded:
+        """Messages as token ids; the ones longer than the context lose their end.
 
-        The ones longer than the context lose their end.
+        Each is read as the task of its adapter does (`llm.tasks.read_as`).
+
+        Args:
+            names: an adapter's name a message; None: the one in use, if there is one.
         """
-        texts = [read_as(self[name].about.get("task"), m) for m, name in zip(messages, names)]
+        chosen = [self.in_use] * len(messages) if names is None else names
+        tasks = [None if name is None else self[name].about.get("task") for name in chosen]
+        texts = [read_as(task, message) for task, message in zip(tasks, messages)]
         return encode_messages(self.tokenizer, texts, None, self.model.config.context_length)
 
     def classify(self, messages: Sequence[str]) -> torch.Tensor:
         """Probabilities (messages, 2) by the adapter in use. Raises InputError without one."""
         if self.in_use is None:
             raise InputError(f"no adapter is in use; choose one of {', '.join(self)} with use()")
-        return classify(self.model, self.encode(messages, [self.in_use] * len(messages)))
+        return classify(self.model, self.encode(messages))
 
     def classify_mixed(self, messages: Sequence[str], names: Sequence[str]) -> torch.Tensor:
         """Each message by its own adapter: probabilities (messages, 2). See `mixed_logits`."""

@@ -3,7 +3,8 @@
 Suites: `mini` and `gpt2` (training on a CPU), `prefix` (cached frozen blocks), `inference`,
 `start` (the command line), `memory` (what it grows with), `gpu` (one GPU). Every contender runs in
 a fresh process, all in turn and round after round, on the same messages; what is reported are the
-medians of the ratios within a round, with the lowest and the highest. Weights are random: speed
+medians of the ratios within a round, with the lowest and the highest. (`gpu` runs each library
+once, in a process of its own, and compares medians of steps.) Weights are random: speed
 does not depend on them.
 
 A machine that others use too disturbs wall-clock time. Ratios of processor time (`--threads 1`)
@@ -86,8 +87,7 @@ def measure(job) -> dict:
 def _settle_gpu() -> None:
     """Free what an earlier job left, and let the matrix library take its scratch memory.
 
-    It takes 32 MiB for the forward pass and as much for the backward pass, once a process, which
-    belongs to no job.
+    It takes 32 MiB for the forward pass and as much for the backward pass, which belong to no job.
     """
     import torch
 

@@ -14,8 +14,7 @@ BATCHES = {"gpt2-xl": 64, "gpt2": 8, "gpt2-medium": 8}  # messages a step, of 12
 def gpu(given) -> dict:
     """One GPU: three shapes, this project and its peers; then what memory grows with.
 
-    Each library runs in one fresh process for all shapes. Most telling first, for a machine on
-    loan.
+    Each library runs in a process of its own. Most telling first, for a machine on loan.
     """
     from llm.peers import Job
 
@@ -107,15 +106,18 @@ def _both_methods(job) -> list:
 
 
 def _ratios(results: list[dict]) -> dict:
-    """For each shape: this project's fastest LoRA step over every other, time and peak memory."""
+    """For each shape: this project's LoRA over every other, time and peak memory.
+
+    The first result of a shape is the one to compare: at gpt2-xl the one that saves memory too.
+    """
     table: dict = {}
     done = [r for r in results if "skipped" not in r and not r["account"]]
     for shape in dict.fromkeys(r["shape"] for r in done):
         here = [r for r in done if r["shape"] == shape]
         own = [r for r in here if r["contender"] == "ours" and r["method"] == "lora"]
-        mine = min(own, key=_milliseconds, default=None)
         for other in here:
-            if mine is None or other is mine:
+            mine = own[0] if own else other
+            if _name(mine) == _name(other):
                 continue
             table[f"{_name(mine)} over {_name(other)}"] = {
                 "milliseconds a step": [_milliseconds(mine), _milliseconds(other)],

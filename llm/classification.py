@@ -67,7 +67,9 @@ class ClassificationTask:
 
         def tokens(step: int) -> int:
             indices = batch_indices(len(self.train), self.batch_size, step, self.seed)
-            return sum(len(self.train.ids[index]) for index in indices)
+            lengths = [len(self.train.ids[index]) for index in indices]
+            padded = self.device.type == "cuda" and not self.start
+            return max(lengths) * len(lengths) if padded else sum(lengths)
 
         return self.batch(max(steps, key=tokens))
 

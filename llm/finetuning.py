@@ -192,9 +192,12 @@ def _finetune(settings, out, resume, device, quiet, report) -> dict:
     identity = {"finetuning": asdict(settings), "data": data.collection.sha256, "base": base}
     lower = on_gpu and settings.precision == "bf16" and settings.method == "lora"
     with frozen_in_bfloat16(model) if lower else nullcontext():
+        if lower:
+            torch.cuda.reset_peak_memory_stats()  # the weights in float32 are gone
         with autocast(device, settings.precision):
             account = memory_account(model, lambda: task.loss(model, task.largest_batch()))
         history = train(model, task, training, out, resume, identity, quiet)
+        peak = peak_memory_bytes(device) - before
 
     seconds = history["train_seconds"] + prefix_seconds
     counts = parameter_counts(model)
@@ -208,7 +211,7 @@ def _finetune(settings, out, resume, device, quiet, report) -> dict:
         "trainable_parameters": counts["trainable"],
         "saved_bytes": 0,
         "memory_bytes": account,
-        "peak_memory_bytes": peak_memory_bytes(device) - before,
+        "peak_memory_bytes": peak,
         "train_seconds": seconds,
         "examples_per_second": settings.epochs * len(data.train) / seconds,
         "learning_rate": settings.lr,

@@ -1,8 +1,8 @@
 """LoRA layers in as few passes over memory as can be; the numbers are those of the plain form.
 
-`LinearWithLoRA.step_by_step` is the form to read. At small widths it makes LoRA *slower* than
-training W itself, though it has a third less arithmetic: it writes x A B and the sum as tensors
-of their own and reads them again, forward and backward. Here instead
+`LinearWithLoRA.step_by_step` is the form to read. LoRA has a third less arithmetic than training W
+itself, but at small widths this form loses most of that again: it writes x A B and the sum as
+tensors of their own and reads them again, forward and backward. Here instead
 
 * `addmm_` adds a product into a tensor that is there already;
 * layers that read the same x (query, key and value) share one product with their A matrices side
@@ -12,7 +12,7 @@ of their own and reads them again, forward and backward. Here instead
 * thin products are taken in the order in which the CPU's matrix library is fast: for 1,062 tokens
   of width 1,024 at rank 8, (gradient.T @ x).T takes 0.3 ms, x.T @ gradient 1.8 ms.
 
-`llm.fused_gpu` is the form for a GPU with the compiler.
+`llm.fused_gpu` is the form for PyTorch's compiler.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""LoRA layers for a GPU: the thin products ride along in the wide one.
+"""LoRA layers for a GPU and the compiler: the thin products ride along in the wide one.
 
 x A and (x A) B have next to no arithmetic; a GPU spends their time on reading and writing the
 activations beside them. Two ways to spare it, both of them one product in place of several:
@@ -13,7 +13,7 @@ same two matrices. Copying W beside A or B is cheap where there are more tokens 
 Layers that read the same x (query, key and value) become one.
 
 Only under `torch.compile`, which writes LayerNorm's and GELU's results straight into the place
-beside x A. `llm.fused` is the form for a CPU.
+beside x A. Without it `llm.fused` is used, on a GPU too.
 """
 
 import torch

@@ -59,7 +59,7 @@ class Job:
     width: int = 0  # tokens to pad to, with random ids; 0: real messages
     layers: int = 0  # 0: as many as the shape has
     device: str = "cpu"
-    precision: str = "fp32"  # "bf16": all that is frozen (peers: all weights); "autocast": products
+    precision: str = "fp32"  # "bf16": weights too; "autocast": products alone
     compile: bool = False
     record: bool = False
     recompute: str = "nothing"  # or "cheap", "all"
@@ -170,6 +170,7 @@ def _ours(job: Job) -> Step:
 
     step = _with_optimizer(job, model, lambda i: loss_of(_batch(job, i)), optimizer, 1.0)
     if job.record:
+        step.run(0)  # AdamW makes its state at its first step: it belongs to the recording's peak
         trainable = [p for p in model.parameters() if p.requires_grad]
         recorded = RecordedSteps(loss_of, trainable)
 

@@ -34,8 +34,9 @@ def as_question_task(messages: Iterable[Message]) -> list[Message]:
     return asked
 
 
-# A third task is one more line here: names, and a function from messages to messages. Copies are
-# removed after it, so that it cannot leak test messages either.
+# A third task is one more line here: names, a function from messages to messages, and, where that
+# changes the texts, the same for one text. Copies are removed after it, so that it cannot leak
+# test messages either.
 TASKS: dict[str, Task] = {
     "spam": Task(LABELS, list),
     "question": Task(("statement", "question"), as_question_task, without_question_marks),
@@ -44,5 +45,5 @@ TASKS: dict[str, Task] = {
 
 def read_as(task: str | None, text: str) -> str:
     """A message to predict, as the messages of `task` were read in training."""
-    text = decode_entities(text)
+    text = decode_entities(text).strip()
     return TASKS[task].read(text) if task in TASKS else text

@@ -129,7 +129,8 @@ def train(
     """
     device = next(model.parameters()).device
     optimizer = make_optimizer(model, settings)
-    identity = {"settings": asdict(settings), **(identity or {})}
+    chosen = {key: value for key, value in asdict(settings).items() if key != "record"}
+    identity = {"settings": chosen, **(identity or {})}  # recorded or not, it is the same run
     run = Run(model, optimizer, identity, Path(folder) / CHECKPOINT if folder else None)
     if resume:
         run.load()

@@ -251,3 +251,15 @@ def test_the_bundled_adapters_are_small_and_fit_the_bundled_base():
         [win, way, "what time does the film start", way], ["spam", "spam", "question", "question"]
     )
     assert (mixed[:, 1] > 0.5).tolist() == [True, False, True, False]
+
+
+def test_a_message_is_read_as_in_the_training_of_its_task():
+    """The question task was trained without question marks, so they must not decide here."""
+    adapters = Adapters.load(BUNDLED)
+    asked, plain = "Are you coming to the party?", "Are you coming to the party"
+    mixed = adapters.mixed_logits([asked, plain] * 2, ["question"] * 2 + ["spam"] * 2)
+    torch.testing.assert_close(mixed[0], mixed[1])
+    assert not torch.allclose(mixed[2], mixed[3], atol=1e-3)
+    adapters.use("question")
+    one, other = adapters.classify([asked, plain])
+    torch.testing.assert_close(one, other)

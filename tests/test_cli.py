@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from llm.adapters import BUNDLED
 from llm.cli import build_parser
 
 COMMANDS = [
@@ -297,3 +298,12 @@ def test_compare_writes_the_result_file_of_the_design(tsv, tmp_path):
     for figure in ("overview", "parameters", "memory", "scores", "time", "loss"):
         assert (tmp_path / "c" / f"{figure}.png").stat().st_size > 5000
     assert "LoRA" in done.stdout or "lora" in done.stdout
+
+
+def test_predict_reads_a_message_as_in_the_training_of_its_task():
+    texts = ("Are you there?", "Are you there")
+    asked = run("predict", "--from", BUNDLED["question"], "--json", *texts)
+    one, other = json.loads(asked.stdout)
+    assert one["label"] == other["label"] == "question"
+    assert one["probability"] == pytest.approx(other["probability"], abs=1e-6)
+    assert one["message"] == "Are you there?"

@@ -157,7 +157,7 @@ def test_recorded_steps_and_compiled_blocks(method):
 def test_a_recorded_step_takes_each_new_batch():
     weight = torch.nn.Parameter(torch.ones(3, device="cuda"))
     recorded = RecordedSteps(lambda batch: (weight * batch[0]).sum() * batch[1], [weight])
-    for factor in (1.0, 2.0):
+    for factor in (1.0, 2.0, 1.0):  # the second recording must leave the first as it was
         for _ in range(2):
             x = torch.rand(3, device="cuda")
             assert recorded((x, factor)).item() == pytest.approx((x.sum() * factor).item())
