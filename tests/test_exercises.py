@@ -542,6 +542,21 @@ def test_points_as_nbgrader_counts_them(folder, share, monkeypatch):
     assert sum(most for _, most in scores) == 55
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_see_it_cells_of_a_solution_run(name, monkeypatch):
+    """With one step of training each: what they show is not checked, that they show it is."""
+    monkeypatch.setenv("PYTHONPATH", str(NOTEBOOKS.parent))
+    monkeypatch.setenv("EXERCISE_STEPS", "1")
+    notebook = nbformat.read(SOLUTIONS / name, as_version=4)
+    notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    where = {"metadata": {"path": str(SOLUTIONS)}}
+    NotebookClient(notebook, timeout=300, resources=where).execute()  # raises where a cell does
+    shown = [cell for cell in notebook.cells if "demo" in cell.metadata.get("tags", [])]
+    assert shown
+    for cell in shown:
+        assert cell.outputs, cell.source
+
+
 def test_a_teacher_can_use_nbgrader_as_it_is(tmp_path):
     """Generate, hand in, grade, on one short notebook: the commands of TEACHING.md."""
     shutil.copy(NOTEBOOKS / "nbgrader_config.py", tmp_path)
