@@ -122,6 +122,10 @@ def _ratios(results: list[dict]) -> dict:
             table[f"{_name(mine)} over {_name(other)}"] = {
                 "milliseconds a step": [_milliseconds(mine), _milliseconds(other)],
                 "time": _milliseconds(mine) / _milliseconds(other),
+                "time, fastest over slowest step and the reverse": [
+                    min(mine["seconds"]) / max(other["seconds"]),
+                    max(mine["seconds"]) / min(other["seconds"]),
+                ],
                 "peak memory": mine["peak_memory_bytes"] / other["peak_memory_bytes"],
             }
     return table

@@ -211,3 +211,15 @@ def test_finetuning_on_a_gpu_ends_as_on_a_cpu(method, precision, tmp_path):
         losses[device] = [point["loss"] for point in history["curve"]]
     tolerance = {"fp32": 1e-3, "bf16": 0.05}[precision]
     assert losses["cuda"] == pytest.approx(losses["cpu"], abs=tolerance)
+
+
+@needs_gpu
+def test_dropout_does_not_depend_on_what_was_recorded_when():
+    """A resumed run records anew, and has to draw what the unbroken one drew."""
+    weight = torch.nn.Parameter(torch.ones(1000, device="cuda"))
+    recorded = RecordedSteps(lambda x: torch.dropout(weight * x, 0.5, True).sum(), [weight])
+    losses = []
+    for _ in range(3):
+        torch.manual_seed(5)
+        losses.append(recorded(torch.ones(1000, device="cuda")).item())
+    assert losses[0] == losses[1] == losses[2]
