@@ -77,8 +77,8 @@ def teach(options):
         "methods differ more from seed to seed than from each other.",
         "--weights random: the same head, the same messages, and no English to build on. What is "
         "left is what words alone tell.",
-        'METHODS = ("head", "last_block"): much quicker, because the frozen blocks are computed '
-        "once in all, and clearly worse.",
+        'METHODS = ("full", "last_block", "head", "lora"), and --epochs 5: the two new ones '
+        "compute the frozen blocks once in all, not once an epoch; the head is clearly worse.",
     )
 
 
@@ -147,8 +147,8 @@ def full_against_lora(settings, folders) -> dict:
     say(
         "Gradients and optimiser state all but vanish with LoRA. The weights stay, and so do the "
         "activations: gradients for the first block's A and B flow through all blocks above it. "
-        "One test message is 0.1 points of accuracy and about 1 of F1, and this is one seed: "
-        "chapter 9 has more."
+        "One test message is 0.1 points of accuracy and about half a point of F1, and this is one "
+        "seed: chapter 9 has more."
     )
     return {method: run["record"] for method, run in runs.items()}
 
@@ -158,10 +158,10 @@ def where_the_time_goes():
     say(
         "For each token a Linear multiplies three times: forward, for the gradient of its input, "
         "and for the gradient of its weights. LoRA leaves out the third, so a step ought to take "
-        "two thirds of the time. Written as in chapter 7 it does not, at this width: x A B is a "
+        "two thirds of the time. It does not quite, least as written in chapter 7: x A B is a "
         "tensor of its own that another pass adds, and every thin product with A or B has to read "
         "a whole activation for next to no arithmetic. llm/fused.py adds in place, and lets query, "
-        "key and value share their x A. The numbers are the same, to rounding:"
+        "key and value share their x A. The results are the same, to rounding; the times:"
     )
     base = Job(shape="mini", rank=8, batch_size=32)
     steps = {

@@ -75,7 +75,7 @@ def recompute_all(model: nn.Module) -> None:
 
 
 def recompute_cheap(model: nn.Module) -> None:
-    """Keep matrix products and attention; normalise, bend and add again when needed.
+    """Keep matrix products and attention; LayerNorm, GELU and sums again when needed.
 
     For compiled blocks alone: without the compiler, sums are made in place in kept products.
     """

@@ -1,8 +1,8 @@
 """LoRA layers in as few passes over memory as can be; the numbers are those of the plain form.
 
 `LinearWithLoRA.step_by_step` is the form to read. LoRA has a third less arithmetic than training W
-itself, but at small widths this form loses most of that again: it writes x A B and the sum as
-tensors of their own and reads them again, forward and backward. Here instead
+itself, but at small widths this form loses a good part of that again: it writes x A B and the sum
+as tensors of their own and reads them again, forward and backward. Here instead
 
 * `addmm_` adds a product into a tensor that is there already;
 * layers that read the same x (query, key and value) share one product with their A matrices side
