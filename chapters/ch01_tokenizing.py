@@ -16,11 +16,12 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # works without installing, too
-from llm.bpe import count_words, encode, merge_steps, split_words, train_bpe
-from llm.lesson import lesson, listing, save, say, section, show, try_next
-from llm.lesson_plots import tokenizing_figure
-from llm.spam import load_messages, split
-from llm.tokenizer import END_OF_TEXT, gpt2_tokenizer, mini_tokenizer
+from lesson import lesson, listing, save, say, section, show, try_next
+from lesson_plots import tokenizing_figure
+
+from llm.data.bpe import count_words, encode, merge_steps, split_words, train_bpe
+from llm.data.messages import load_messages, split
+from llm.data.tokenizer import END_OF_TEXT, gpt2_tokenizer, mini_tokenizer
 
 
 def options(parser):

@@ -21,15 +21,22 @@ from pathlib import Path
 import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # works without installing, too
-from llm.batching import batch_indices, collate, encode_messages, sorted_batches, steps_per_epoch
-from llm.classifier import GPTClassifier
-from llm.corpus import Corpus
-from llm.files import write_text
-from llm.lesson import lesson, listing, save, say, section, show, try_next
-from llm.lesson_plots import padding_figure
-from llm.pretrained import load_base
-from llm.spam import describe, load_messages, normalised, split
-from llm.tokenizer import END_OF_TEXT, mini_tokenizer
+from lesson import lesson, listing, save, say, section, show, try_next
+from lesson_plots import padding_figure
+
+from llm.data.batching import (
+    batch_indices,
+    collate,
+    encode_messages,
+    sorted_batches,
+    steps_per_epoch,
+)
+from llm.data.corpus import Corpus
+from llm.data.messages import describe, load_messages, normalised, split
+from llm.data.tokenizer import END_OF_TEXT, mini_tokenizer
+from llm.formats.base import load_base
+from llm.model.classifier import GPTClassifier
+from llm.utils.files import write_text
 
 BATCH = 32  # messages a step, as in fine-tuning
 

@@ -19,11 +19,12 @@ import torch
 import torch.nn.functional as F
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # works without installing, too
-from llm.errors import InputError
-from llm.lesson import lesson, listing, save, say, section, show, try_next, weights_option
-from llm.lesson_plots import embeddings_figure
-from llm.pretrained import load_base
-from llm.tokenizer import mini_tokenizer
+from lesson import lesson, listing, save, say, section, show, try_next, weights_option
+from lesson_plots import embeddings_figure
+
+from llm.data.tokenizer import mini_tokenizer
+from llm.formats.base import load_base
+from llm.utils.errors import InputError
 
 GROUPS = {
     "days": "Monday Tuesday Wednesday Thursday Friday Saturday Sunday",

@@ -19,12 +19,13 @@ from pathlib import Path
 import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # works without installing, too
-from llm.attention import attention_step_by_step
-from llm.lesson import lesson, listing, save, say, section, show, try_next, weights_option
-from llm.lesson_plots import attention_figure
-from llm.pretrained import load_base
-from llm.spam import load_messages, split
-from llm.tokenizer import mini_tokenizer
+from lesson import lesson, listing, save, say, section, show, try_next, weights_option
+from lesson_plots import attention_figure
+
+from llm.data.messages import load_messages, split
+from llm.data.tokenizer import mini_tokenizer
+from llm.formats.base import load_base
+from llm.model.attention import attention_step_by_step
 
 
 def options(parser):

@@ -21,12 +21,13 @@ from pathlib import Path
 import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # works without installing, too
-from llm.blocks import GELU, LayerNorm, gelu_step_by_step, layer_norm_step_by_step
-from llm.config import PRESETS
-from llm.gpt import GPTModel
-from llm.lesson import lesson, listing, save, say, section, show, try_next
-from llm.lesson_plots import parameters_by_part_figure
-from llm.measure import parameter_counts
+from lesson import lesson, listing, save, say, section, show, try_next
+from lesson_plots import parameters_by_part_figure
+
+from llm.model.blocks import GELU, LayerNorm, gelu_step_by_step, layer_norm_step_by_step
+from llm.model.config import PRESETS
+from llm.model.gpt import GPTModel
+from llm.model.parameters import parameter_counts
 
 PARTS = {  # a piece of a parameter's name -> the part it belongs to
     "tok_emb": "token embedding",

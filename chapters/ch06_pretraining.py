@@ -22,24 +22,26 @@ from pathlib import Path
 import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # works without installing, too
-from llm.cli import positive
-from llm.config import PRESETS, GPTConfig
-from llm.corpus import Corpus, bits_per_byte
-from llm.device import DEVICES
-from llm.files import read_json, write_text
-from llm.finetuning import FinetuneSettings
-from llm.generate import generate
-from llm.learning_curve import learning_curve
-from llm.lesson import DATA, lesson, listing, save, say, section, show, try_next, weights_option
-from llm.lesson_plots import tiny_pretraining_figure
-from llm.measure import parameter_counts
-from llm.pretrained import fingerprint, load_base
-from llm.pretraining import PretrainSettings, pretrain
-from llm.spam import load_messages, split
-from llm.study_plots import learning_curve_figure, pretraining_figure
-from llm.text_bits import unigram_bits_per_byte, xz_bits_per_byte
-from llm.tokenizer import END_OF_TEXT, mini_tokenizer
-from llm.transformers_format import is_transposed, name_table
+from lesson import lesson, listing, save, say, section, show, try_next, weights_option
+from lesson_plots import tiny_pretraining_figure
+
+from llm.data.corpus import Corpus, bits_per_byte
+from llm.data.messages import load_messages, split
+from llm.data.tokenizer import END_OF_TEXT, mini_tokenizer
+from llm.figures.studies import learning_curve_figure, pretraining_figure
+from llm.formats.base import load_base
+from llm.formats.transformers import is_transposed, name_table
+from llm.inference.generate import generate
+from llm.inference.text_bits import unigram_bits_per_byte, xz_bits_per_byte
+from llm.model.config import PRESETS, GPTConfig
+from llm.model.parameters import fingerprint, parameter_counts
+from llm.studies.learning_curve import learning_curve
+from llm.training.device import DEVICES
+from llm.training.finetuning import FinetuneSettings
+from llm.training.pretraining import PretrainSettings, pretrain
+from llm.utils.files import read_json, write_text
+from llm.utils.paths import DATA
+from llm.utils.program import positive
 
 TINY = GPTConfig(vocab_size=8192, context_length=64, emb_dim=64, n_heads=4, n_layers=2)
 LOG, CURVE = DATA / "mini" / "log.json", DATA / "learning_curve.json"

@@ -25,30 +25,24 @@ import torch
 from torch import nn
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # works without installing, too
-from llm.batching import Encoded, batch_indices, collate, encode_messages, steps_per_epoch
-from llm.checkpoint import trainable_state
-from llm.classification import ClassificationTask
-from llm.classifier import GPTClassifier
-from llm.cli import positive
-from llm.config import PRESETS
-from llm.errors import InputError
-from llm.files import write_tensors
-from llm.finetuning import LEARNING_RATES
-from llm.lesson import lesson, listing, save, say, section, show, try_next, weights_option
-from llm.lesson_plots import lora_figure
-from llm.lora import (
-    LinearWithLoRA,
-    LoRALayer,
-    lora_layers,
-    merge,
-    replace_linear_with_lora,
-    unmerge,
-)
-from llm.measure import parameter_counts
-from llm.pretrained import load_base
-from llm.spam import load_messages, split
-from llm.tokenizer import mini_tokenizer
-from llm.training import TrainSettings, train
+from lesson import lesson, listing, save, say, section, show, try_next, weights_option
+from lesson_plots import lora_figure
+
+from llm.data.batching import Encoded, batch_indices, collate, encode_messages, steps_per_epoch
+from llm.data.messages import load_messages, split
+from llm.data.tokenizer import mini_tokenizer
+from llm.formats.base import load_base
+from llm.lora.inject import lora_layers, merge, replace_linear_with_lora, unmerge
+from llm.lora.layer import LinearWithLoRA, LoRALayer
+from llm.model.classifier import GPTClassifier
+from llm.model.config import PRESETS
+from llm.model.parameters import parameter_counts, trainable_state
+from llm.training.classification import ClassificationTask
+from llm.training.finetuning import LEARNING_RATES
+from llm.training.loop import TrainSettings, train
+from llm.utils.errors import InputError
+from llm.utils.files import write_tensors
+from llm.utils.program import positive
 
 RANK, ALPHA = 8, 16
 

@@ -24,23 +24,24 @@ from pathlib import Path
 import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # works without installing, too
-from llm.batching import collate, encode_messages
-from llm.classifier import GPTClassifier
-from llm.cli import positive
-from llm.compare import megabytes
-from llm.device import DEVICES
-from llm.evaluation import classify
-from llm.files import read_json
-from llm.finetuned import load_finetuned
-from llm.finetuning import LEARNING_RATES, FinetuneSettings, finetune
-from llm.lesson import DATA, lesson, save, say, section, show, try_next, weights_option
-from llm.lesson_plots import finetuning_figure
-from llm.peers import Job, prepare
-from llm.pretrained import load_base
-from llm.search import GRIDS, search_learning_rates
-from llm.spam import load_messages, split
-from llm.study_plots import search_figure
-from llm.tokenizer import mini_tokenizer
+from lesson import lesson, save, say, section, show, try_next, weights_option
+
+from llm.benchmark.peers import Job, prepare
+from llm.data.batching import collate, encode_messages
+from llm.data.messages import load_messages, split
+from llm.data.tokenizer import mini_tokenizer
+from llm.figures.studies import finetuning_figure, search_figure
+from llm.formats.base import load_base
+from llm.formats.finetuned import load_finetuned
+from llm.inference.evaluation import classify
+from llm.model.classifier import GPTClassifier
+from llm.studies.learning_rates import GRIDS, search_learning_rates
+from llm.studies.tables import megabytes
+from llm.training.device import DEVICES
+from llm.training.finetuning import LEARNING_RATES, FinetuneSettings, finetune
+from llm.utils.files import read_json
+from llm.utils.paths import DATA
+from llm.utils.program import positive
 
 METHODS = ("full", "lora")
 RATES = DATA / "learning_rates.json"
@@ -160,8 +161,8 @@ def where_the_time_goes():
         "and for the gradient of its weights. LoRA leaves out the third, so a step ought to take "
         "two thirds of the time. It does not quite, least as written in chapter 7: x A B is a "
         "tensor of its own that another pass adds, and every thin product with A or B has to read "
-        "a whole activation for next to no arithmetic. llm/fused.py adds in place, and lets query, "
-        "key and value share their x A. The results are the same, to rounding; the times:"
+        "a whole activation for next to no arithmetic. llm/lora/fused.py adds in place, and lets "
+        "query, key and value share their x A. The results are the same, to rounding; the times:"
     )
     base = Job(shape="mini", rank=8, batch_size=32)
     steps = {
@@ -237,7 +238,10 @@ def learning_rates(settings, options):
     show(["method", "rate", "F1 (%)", "loss", ""], rows)
     for method, found in result["methods"].items():
         if found["chosen"] != LEARNING_RATES[method]:
-            say(f"llm/finetuning.py has {LEARNING_RATES[method]:g} for {method}: bring it in line.")
+            say(
+                f"llm/training/finetuning.py has {LEARNING_RATES[method]:g} for {method}: "
+                "bring it in line."
+            )
     save(search_figure(result), options.out, "ch08_learning_rates.png")
 
 

@@ -21,21 +21,23 @@ from pathlib import Path
 import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # works without installing, too
-from llm.adapters import Adapters
-from llm.classifier import GPTClassifier
-from llm.cli import positive
-from llm.compare import compare, megabytes, table
-from llm.config import PRESETS
-from llm.device import DEVICES
-from llm.files import read_json, write_json
-from llm.finetuning import FinetuneSettings, finetune
-from llm.lesson import DATA, lesson, listing, save, say, section, show, try_next, weights_option
-from llm.lesson_plots import storage_figure
-from llm.lora import replace_linear_with_lora
-from llm.measure import parameter_counts
-from llm.methods import METHODS
-from llm.plots import overview_figure
-from llm.pretrained import fingerprint
+from lesson import lesson, listing, save, say, section, show, try_next, weights_option
+from lesson_plots import storage_figure
+
+from llm.figures.comparison import overview_figure
+from llm.inference.adapters import Adapters
+from llm.lora.inject import replace_linear_with_lora
+from llm.lora.methods import METHODS
+from llm.model.classifier import GPTClassifier
+from llm.model.config import PRESETS
+from llm.model.parameters import fingerprint, parameter_counts
+from llm.studies.compare import compare
+from llm.studies.tables import megabytes, table
+from llm.training.device import DEVICES
+from llm.training.finetuning import FinetuneSettings, finetune
+from llm.utils.files import read_json, write_json
+from llm.utils.paths import DATA
+from llm.utils.program import positive
 
 RESULTS = DATA / "results.json"
 
@@ -59,7 +61,7 @@ def teach(options):
         "matters more.",
         'python -m llm finetune --task question --out runs/question, then predict --from it "where '
         'are you": a question without its mark.',
-        "a third task: one more line in TASKS of llm/tasks.py, and one more adapter on this base.",
+        "a third task: one more line in TASKS of llm/data/tasks.py, one more adapter on this base.",
     )
 
 

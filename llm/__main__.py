@@ -1,6 +1,6 @@
-"""`python -m llm`: see `llm.cli`."""
+"""`python -m llm`: see `llm.cli.parser`."""
 
-from llm.cli import main
+from llm.cli.parser import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

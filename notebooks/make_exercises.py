@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from llm.files import write_text
+from llm.utils.files import write_text
 
 HERE = Path(__file__).parent
 ASSIGNMENT = "lora"

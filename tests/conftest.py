@@ -8,8 +8,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pytest
 import torch
 
-from llm.batching import Encoded
-from llm.config import GPTConfig
+from llm.data.batching import Encoded
+from llm.model.config import GPTConfig
 
 torch.set_num_threads(1)
 

@@ -22,7 +22,13 @@ EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.chmod", "tempfile.mk
 # The children are forked from a process that has imported everything and done nothing yet.
 _forkserver = multiprocessing.get_context("forkserver")
 _forkserver.set_forkserver_preload(
-    ["llm.commands", "llm.finetuning", "llm.pretraining", "llm.plots", "torch._dynamo"]
+    [
+        "llm.cli.commands",
+        "llm.training.finetuning",
+        "llm.training.pretraining",
+        "llm.figures.style",
+        "torch._dynamo",
+    ]
 )
 
 
@@ -73,7 +79,7 @@ def wait(process, ours) -> Ended:
 def _child(arguments, folder, at, sign, limit, memory, pipe):
     import torch
 
-    from llm.cli import main
+    from llm.cli.parser import main
 
     torch.set_num_threads(1)
     count = 0

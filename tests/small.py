@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 
-from llm.config import GPTConfig
-from llm.finetuning import FinetuneSettings, finetune
-from llm.gpt import GPTModel
-from llm.methods import LoRASettings
-from llm.pretraining import save_base
-from llm.tokenizer import mini_tokenizer
+from llm.data.tokenizer import mini_tokenizer
+from llm.lora.methods import LoRASettings
+from llm.model.config import GPTConfig
+from llm.model.gpt import GPTModel
+from llm.training.finetuning import FinetuneSettings, finetune
+from llm.training.pretraining import save_base
 
 SMALL = GPTConfig(vocab_size=8192, context_length=48, emb_dim=16, n_heads=2, n_layers=2)
 

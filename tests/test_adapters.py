@@ -5,15 +5,18 @@ import pytest
 import torch
 from small import SMALL, write_adapter, write_base, write_messages
 
-from llm.adapters import BUNDLED, Adapters
-from llm.attention import MultiHeadAttention
-from llm.errors import InputError
-from llm.evaluation import classify
-from llm.finetuned import load_finetuned
-from llm.lora import LinearWithLoRA, lora_layers, merge, unmerge
-from llm.pretrained import fingerprint, load_folder
-from llm.storage import storage
-from llm.tokenizer import mini_tokenizer
+from llm.data.tokenizer import mini_tokenizer
+from llm.formats.base import load_folder
+from llm.formats.finetuned import load_finetuned
+from llm.inference.adapters import Adapters
+from llm.inference.evaluation import classify
+from llm.lora.inject import lora_layers, merge, unmerge
+from llm.lora.layer import LinearWithLoRA
+from llm.model.attention import MultiHeadAttention
+from llm.model.parameters import fingerprint
+from llm.studies.storage import storage
+from llm.utils.errors import InputError
+from llm.utils.paths import BUNDLED
 
 TEXTS = [
     "WIN a free prize, call now!",
@@ -56,7 +59,7 @@ def adapters(folders):
 
 def alone(folder, texts):
     """The probabilities of a folder loaded by itself, on a base of its own."""
-    from llm.batching import encode_messages
+    from llm.data.batching import encode_messages
 
     model, tokenizer, _ = load_finetuned(folder)
     return classify(model, encode_messages(tokenizer, texts, None, model.config.context_length))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twins import TINY, random_model
 
-from llm.attention import MultiHeadAttention, attention_step_by_step, last_tokens
+from llm.model.attention import MultiHeadAttention, attention_step_by_step, last_tokens
 
 
 def qkv(*shape, seed=0):

@@ -3,8 +3,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.batching import batch_indices, collate, encode_messages, sorted_batches, steps_per_epoch
-from llm.errors import InputError
+from llm.data.batching import (
+    batch_indices,
+    collate,
+    encode_messages,
+    sorted_batches,
+    steps_per_epoch,
+)
+from llm.utils.errors import InputError
 
 
 class Letters:

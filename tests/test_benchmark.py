@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 
-from llm.benchmark import ratios
-from llm.benchmark_gpu import growth
+from llm.benchmark.gpu import growth
+from llm.benchmark.runner import ratios
 
 
 @pytest.mark.parametrize(

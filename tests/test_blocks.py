@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from twins import TINY, hf_twin, random_model
 
-from llm.blocks import GELU, LayerNorm, gelu_step_by_step, layer_norm_step_by_step
+from llm.model.blocks import GELU, LayerNorm, gelu_step_by_step, layer_norm_step_by_step
 
 
 @pytest.mark.parametrize("shape", [(5, 32), (2, 3, 32)])

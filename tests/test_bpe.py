@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from writing import GPT2, TEXTS, gpt2_ranks, needs_gpt2
 
-from llm import bpe
-from llm.errors import InputError
-from llm.tokenizer import mini_tokenizer
+from llm.data import bpe
+from llm.data.tokenizer import mini_tokenizer
+from llm.utils.errors import InputError
 
 STORY = (
     "Once upon a time there was a cat. The cat sat on the mat, and the mat sat on the cat! "

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llm.config import PRESETS
-from llm.lora import BLOCK_TARGETS
+from llm.lora.inject import BLOCK_TARGETS
+from llm.model.config import PRESETS
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted(path.name for path in (ROOT / "chapters").glob("ch*.py"))

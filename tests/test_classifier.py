@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twins import TINY, hf_config, in_hf_names, random_ids, randomise
 
-from llm.classifier import GPTClassifier
-from llm.config import GPTConfig
-from llm.errors import InputError
+from llm.model.classifier import GPTClassifier
+from llm.model.config import GPTConfig
+from llm.utils.errors import InputError
 
 LAYOUTS = pytest.mark.parametrize("packed", [True, False], ids=["packed", "rows"])
 

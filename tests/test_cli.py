@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from llm.adapters import BUNDLED
-from llm.cli import build_parser
+from llm.cli.parser import build_parser
+from llm.utils.paths import BUNDLED
 
 COMMANDS = [
     "compare",
@@ -98,7 +98,7 @@ def test_every_command_has_help_with_an_example(command):
 
 def test_help_imports_no_torch():
     code = (
-        "import sys\nfrom llm.cli import main\n"
+        "import sys\nfrom llm.cli.parser import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'numpy', 'matplotlib', 'sklearn', 'tiktoken'} & set(sys.modules)\n"
         "print('imported:', sorted(heavy))"
@@ -141,7 +141,7 @@ def test_a_merged_folder_answers_alike_and_has_no_lora(folder, tmp_path):
     before = json.loads(run("predict", "--from", folder, "--json", "call now").stdout)
     after = json.loads(run("predict", "--from", tmp_path / "m", "--json", "call now").stdout)
     assert after[0]["probability"] == pytest.approx(before[0]["probability"], abs=1e-5)
-    from llm.files import read_tensors
+    from llm.utils.files import read_tensors
 
     assert not [n for n in read_tensors(tmp_path / "m" / "model.safetensors")[0] if "lora" in n]
     refused(run("merge", "--from", tmp_path / "m", "--out", tmp_path / "n"), "no LoRA layers")

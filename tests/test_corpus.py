@@ -13,11 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.corpus import Corpus, bits_per_byte, documents_of, read_documents, sha256_of_file
-from llm.errors import InputError
-from llm.text_bits import unigram_bits_per_byte, xz_bits_per_byte
-from llm.text_speak import SPELLINGS, text_speak
-from llm.tokenizer import END_OF_TEXT, Tokenizer, mini_tokenizer
+from llm.data.corpus import Corpus, bits_per_byte, documents_of, read_documents, sha256_of_file
+from llm.data.text_speak import SPELLINGS, text_speak
+from llm.data.tokenizer import END_OF_TEXT, Tokenizer, mini_tokenizer
+from llm.inference.text_bits import unigram_bits_per_byte, xz_bits_per_byte
+from llm.utils.errors import InputError
 
 MINI = mini_tokenizer()
 DOCUMENTS = [f"Document {n}: you are great.\nSee you tomorrow!\n" * (1 + n % 5) for n in range(250)]

@@ -20,14 +20,14 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 import torch
-from llm import distributed
-from llm.batching import Encoded
-from llm.classification import ClassificationTask
-from llm.classifier import GPTClassifier
-from llm.config import GPTConfig
-from llm.files import write_json, write_tensors
-from llm.methods import LoRASettings, apply_method
-from llm.training import TrainSettings, train
+from llm.training import distributed
+from llm.data.batching import Encoded
+from llm.training.classification import ClassificationTask
+from llm.model.classifier import GPTClassifier
+from llm.model.config import GPTConfig
+from llm.utils.files import write_json, write_tensors
+from llm.lora.methods import LoRASettings, apply_method
+from llm.training.loop import TrainSettings, train
 
 torch.set_num_threads(1)
 method, accumulate, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])

@@ -12,9 +12,9 @@ from random import Random
 
 import pytest
 
-from llm import download as module
-from llm.download import cache_folder, download, download_sms
-from llm.errors import InputError
+from llm.data import download as module
+from llm.data.download import cache_folder, download, download_sms
+from llm.utils.errors import InputError
 
 CONTENT = Random(1).randbytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -113,7 +113,7 @@ def test_a_server_without_range_sends_everything_again(server, tmp_path):
 def test_killed_halfway_then_resumed(server, tmp_path):
     server.hang, server.break_after = True, (200_000,)
     code = (
-        "import sys; from llm.download import download\n"
+        "import sys; from llm.data.download import download\n"
         f"download({server.url!r}, sys.argv[1], {SHA256!r}, {len(CONTENT)})"
     )
     root = Path(__file__).parents[1]
@@ -199,7 +199,7 @@ def test_a_folder_that_cannot_be_written(server, tmp_path):
 def test_a_full_disk_is_one_line_and_keeps_what_came(server, tmp_path):
     resource = pytest.importorskip("resource")
     code = (
-        "import resource, signal, sys; from llm.download import download\n"
+        "import resource, signal, sys; from llm.data.download import download\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         f"download({server.url!r}, sys.argv[1], {SHA256!r}, {len(CONTENT)})"
@@ -208,7 +208,9 @@ def test_a_full_disk_is_one_line_and_keeps_what_came(server, tmp_path):
     command = [sys.executable, "-c", code, str(tmp_path / "file.zip")]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.stderr.strip().splitlines()[-1].startswith("llm.errors.InputError: cannot write")
+    assert (
+        done.stderr.strip().splitlines()[-1].startswith("llm.utils.errors.InputError: cannot write")
+    )
     assert not (tmp_path / "file.zip").exists()
     assert fetch(server, tmp_path).read_bytes() == CONTENT
 

@@ -3,11 +3,11 @@ import math
 import pytest
 import torch
 
-from llm.baselines import majority, tfidf_logistic_regression
-from llm.batching import Encoded
-from llm.classifier import GPTClassifier
-from llm.evaluation import classification_metrics, classify
-from llm.spam import Message
+from llm.data.batching import Encoded
+from llm.data.tsv import Message
+from llm.inference.evaluation import classification_metrics, classify
+from llm.model.classifier import GPTClassifier
+from llm.studies.baselines import majority, tfidf_logistic_regression
 
 
 def test_metrics_of_a_case_counted_by_hand():

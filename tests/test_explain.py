@@ -3,14 +3,14 @@ import math
 
 import pytest
 import torch
+from demonstration import demonstration, page
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from small import write_adapter, write_base, write_messages
 
-from llm.adapters import Adapters
-from llm.attention import MultiHeadAttention
-from llm.demonstration import demonstration, page
-from llm.explain import MOST_WORDS, explain
+from llm.inference.adapters import Adapters
+from llm.inference.explain import MOST_WORDS, explain
+from llm.model.attention import MultiHeadAttention
 
 
 @pytest.fixture(scope="module")

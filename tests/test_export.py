@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 from small import write_adapter, write_base, write_messages
 from twins import TINY, random_ids, random_model, randomise
 
-from llm.classifier import GPTClassifier
-from llm.config import GPTConfig
-from llm.errors import InputError
-from llm.export import export_folder
-from llm.finetuned import load_finetuned
-from llm.lora import lora_layers, merge, replace_linear_with_lora
-from llm.pretrained import fingerprint, load_base, load_classifier
-from llm.tokenizer import gpt2_tokenizer, load_tokenizer, mini_tokenizer
-from llm.transformers_export import bias_as_shift, export_transformers, merge_of, write_tokenizer
+from llm.data.tokenizer import gpt2_tokenizer, load_tokenizer, mini_tokenizer
+from llm.formats.base import load_base, load_classifier
+from llm.formats.export import export_folder
+from llm.formats.finetuned import load_finetuned
+from llm.formats.transformers import bias_as_shift, export_transformers, merge_of, write_tokenizer
+from llm.lora.inject import lora_layers, merge, replace_linear_with_lora
+from llm.model.classifier import GPTClassifier
+from llm.model.config import GPTConfig
+from llm.model.parameters import fingerprint
+from llm.utils.errors import InputError
 
 SHARED_GPT2 = Path(__file__).parents[2] / "shared" / "gpt2"
 MINI = mini_tokenizer()
@@ -305,7 +306,7 @@ def test_the_halves_of_a_merge():
 
 
 def test_a_vocabulary_that_splits_otherwise_is_refused(tmp_path):
-    from llm.tokenizer import Tokenizer
+    from llm.data.tokenizer import Tokenizer
 
     ranks = {bytes([byte]): byte for byte in range(256)}
     with pytest.raises(InputError, match="does not split text as GPT-2 does"):

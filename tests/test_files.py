@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 
-from llm.errors import InputError
-from llm.files import (
+from llm.utils.errors import InputError
+from llm.utils.files import (
     locked_folder,
     open_tensors,
     read_json,
@@ -35,8 +35,8 @@ def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path):
     """A limit on the size of files stands in for a full disk."""
     code = f"""
 import resource, signal
-from llm.files import write_text, write_tensors
-from llm.errors import InputError
+from llm.utils.files import write_text, write_tensors
+from llm.utils.errors import InputError
 import torch
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 write_text({str(tmp_path / "a")!r}, "old")
@@ -87,7 +87,7 @@ def test_what_is_no_safetensors_file_is_an_input_error(tmp_path, content):
 
 def test_a_second_run_on_a_folder_is_refused(tmp_path):
     code = (
-        "from llm.files import locked_folder\n"
+        "from llm.utils.files import locked_folder\n"
         "try:\n"
         f"    with locked_folder({str(tmp_path)!r}): print('in')\n"
         "except Exception as error: print(type(error).__name__, error)"

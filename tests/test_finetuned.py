@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from small import SMALL, write_adapter, write_base, write_messages
 
-from llm.batching import encode_messages
-from llm.errors import InputError
-from llm.finetuned import load_finetuned
-from llm.finetuning import FinetuneSettings, finetune, measures, prepare_messages
-from llm.methods import METHODS, LoRASettings
+from llm.data.batching import encode_messages
+from llm.formats.finetuned import load_finetuned
+from llm.lora.methods import METHODS, LoRASettings
+from llm.training.finetuning import FinetuneSettings, finetune, measures, prepare_messages
+from llm.utils.errors import InputError
 
 RUN, ADAPTER = "run.json", "adapter.safetensors"
 
@@ -139,7 +139,7 @@ def test_a_description_that_is_wrong_is_refused(folder, changes, words):
 
 
 def test_a_vocabulary_that_is_too_large_for_the_model_is_refused(base):
-    from llm.tokenizer import load_tokenizer
+    from llm.data.tokenizer import load_tokenizer
 
     with pytest.raises(InputError, match="8192 tokens, the model only 61"):
         load_tokenizer(base, 61)
@@ -147,7 +147,7 @@ def test_a_vocabulary_that_is_too_large_for_the_model_is_refused(base):
 
 def test_a_folder_that_is_written_anew_is_never_half_old(folder, base, tsv, monkeypatch):
     """Cut short between its two files, the old description must not stand beside new tensors."""
-    from llm import finetuned
+    from llm.formats import finetuned
 
     def full(*arguments):
         raise InputError("disk full")
@@ -165,7 +165,7 @@ def test_a_folder_that_is_written_anew_is_never_half_old(folder, base, tsv, monk
 
 def test_a_second_run_into_a_folder_can_be_resumed_too(folder, base, tsv, monkeypatch):
     """The first run's run.json is still there then, and must not stand in the way."""
-    from llm import finetuning
+    from llm.training import finetuning
 
     def killed(*arguments):
         raise KeyboardInterrupt
@@ -192,6 +192,6 @@ def test_messages_of_every_kind_are_answered(good):
 
 
 def _batch(encoded):
-    from llm.batching import collate
+    from llm.data.batching import collate
 
     return collate(encoded, range(len(encoded)))[:2]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from twins import TINY, hf_twin, random_ids, random_model
 
-from llm.errors import InputError
-from llm.generate import KeyValueCache, generate, next_token_probabilities, stream
+from llm.inference.generate import KeyValueCache, generate, next_token_probabilities, stream
+from llm.utils.errors import InputError
 
 MODEL = random_model(dtype=torch.float64)
 PROMPT = random_ids(TINY, 3, 5)

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from twins import TINIES, TINY, hf_config, hf_twin, in_hf_names, random_ids, random_model
 
-from llm.config import PRESETS, GPTConfig
-from llm.errors import InputError
-from llm.gpt import GPTModel
+from llm.model.config import PRESETS, GPTConfig
+from llm.model.gpt import GPTModel
+from llm.utils.errors import InputError
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 

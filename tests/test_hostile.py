@@ -23,15 +23,15 @@ from killing import run
 from safetensors.torch import load_file, save_file
 from small import write_adapter, write_base, write_messages
 
-from llm.checkpoint import CHECKPOINT
-from llm.classification import ClassificationTask
-from llm.classifier import GPTClassifier
-from llm.cli import main
-from llm.errors import InputError
-from llm.files import open_tensors
-from llm.methods import apply_method
-from llm.tokenizer import mini_tokenizer
-from llm.training import TrainSettings, train
+from llm.cli.parser import main
+from llm.data.tokenizer import mini_tokenizer
+from llm.lora.methods import apply_method
+from llm.model.classifier import GPTClassifier
+from llm.training.checkpoint import CHECKPOINT
+from llm.training.classification import ClassificationTask
+from llm.training.loop import TrainSettings, train
+from llm.utils.errors import InputError
+from llm.utils.files import open_tensors
 
 
 def hostile(examples: int):
@@ -357,7 +357,7 @@ def test_nothing_is_unpickled(bad, tmp_path):
     assert status == 2
     pickle.loads(harm)  # it would have worked
     assert (tmp_path / "harm").exists()
-    sources = (Path(__file__).parents[1] / "llm").glob("*.py")
+    sources = (Path(__file__).parents[1] / "llm").rglob("*.py")
     code = "\n".join(source.read_text() for source in sources)
     for word in ("torch.load", "import pickle", "eval(compile", "exec(", "yaml.load", "joblib"):
         assert word not in code

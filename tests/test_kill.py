@@ -20,9 +20,9 @@ import pytest
 from killing import run, start, wait
 from small import write_base, write_messages
 
-from llm.checkpoint import CHECKPOINT
-from llm.files import UNFINISHED, open_tensors, read_json, read_tensors
-from llm.finetuned import load_finetuned
+from llm.formats.finetuned import load_finetuned
+from llm.training.checkpoint import CHECKPOINT
+from llm.utils.files import UNFINISHED, open_tensors, read_json, read_tensors
 
 long_form = pytest.mark.skipif(
     os.environ.get("LLM_KILL_TESTS") != "long", reason="set LLM_KILL_TESTS=long to run it"

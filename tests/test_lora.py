@@ -8,15 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 from twins import TINY, hf_config, in_hf_names, random_ids, randomise
 
-from llm.classifier import GPTClassifier
-from llm.config import PRESETS, GPTConfig
-from llm.errors import InputError
-from llm.fused_gpu import joined_lora_linears
-from llm.gpt import GPTModel
-from llm.lora import (
+from llm.lora.fused_compiled import joined_lora_linears
+from llm.lora.inject import (
     BLOCK_TARGETS,
-    LinearWithLoRA,
-    LoRALayer,
     lora_layers,
     merge,
     merge_and_unload,
@@ -24,6 +18,11 @@ from llm.lora import (
     replace_linear_with_lora,
     unmerge,
 )
+from llm.lora.layer import LinearWithLoRA, LoRALayer
+from llm.model.classifier import GPTClassifier
+from llm.model.config import PRESETS, GPTConfig
+from llm.model.gpt import GPTModel
+from llm.utils.errors import InputError
 
 IDS = random_ids(TINY, 4, 9)
 LENGTHS = torch.tensor([9, 4, 1, 6])

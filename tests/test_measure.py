@@ -5,17 +5,12 @@ import weakref
 import torch
 from torch import nn
 
-from llm.classifier import GPTClassifier
-from llm.config import GPTConfig
-from llm.lora import LinearWithLoRA
-from llm.measure import (
-    activation_memory,
-    memory_account,
-    parameter_counts,
-    static_memory,
-    step_peak,
-)
-from llm.methods import LoRASettings, apply_method
+from llm.lora.layer import LinearWithLoRA
+from llm.lora.methods import LoRASettings, apply_method
+from llm.model.classifier import GPTClassifier
+from llm.model.config import GPTConfig
+from llm.model.parameters import parameter_counts
+from llm.training.memory import activation_memory, memory_account, static_memory, step_peak
 
 FLOAT = 4  # bytes
 

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from llm.batching import collate
-from llm.classification import prefix
-from llm.classifier import GPTClassifier
-from llm.errors import InputError
-from llm.lora import lora_layers
-from llm.methods import METHODS, LoRASettings, apply_method
+from llm.data.batching import collate
+from llm.lora.inject import lora_layers
+from llm.lora.methods import METHODS, LoRASettings, apply_method
+from llm.model.classifier import GPTClassifier
+from llm.training.classification import prefix
+from llm.utils.errors import InputError
 
 TRAINED = {
     "full": lambda name: True,

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from llm.errors import InputError
-from llm.report import END, START, results_table, up_to_date, with_table
+from llm.studies.report import END, START, up_to_date, with_table
+from llm.studies.tables import results_table
+from llm.utils.errors import InputError
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
@@ -172,4 +173,4 @@ def test_the_table_takes_the_place_of_the_old_one():
 
 def test_the_tables_of_the_readme_are_those_of_the_results():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert up_to_date(text) == text, "python -m llm.report"
+    assert up_to_date(text) == text, "python -m llm.studies.report"

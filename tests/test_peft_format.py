@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from twins import TINY, hf_config, random_ids, random_model
 
-from llm.classifier import GPTClassifier
-from llm.errors import InputError
-from llm.files import read_json, read_tensors, write_json, write_tensors
-from llm.lora import lora_layers, merge, replace_linear_with_lora
-from llm.peft_format import export_peft
-from llm.peft_import import import_peft
-from llm.tokenizer import mini_tokenizer
-from llm.transformers_export import export_transformers
+from llm.data.tokenizer import mini_tokenizer
+from llm.formats.peft_export import export_peft
+from llm.formats.peft_import import import_peft
+from llm.formats.transformers import export_transformers
+from llm.lora.inject import lora_layers, merge, replace_linear_with_lora
+from llm.model.classifier import GPTClassifier
+from llm.utils.errors import InputError
+from llm.utils.files import read_json, read_tensors, write_json, write_tensors
 
 PAD = TINY.vocab_size - 1
 LENGTHS = torch.tensor([9, 2, 5, 7])

@@ -14,16 +14,16 @@ import pytest
 import torch
 from twins import TINIES, TINY, hf_config, hf_twin, in_hf_names, random_ids, random_model
 
-from llm import pretrained
-from llm.config import PRESETS, GPTConfig
-from llm.errors import InputError
-from llm.files import read_tensors, write_json, write_tensors
-from llm.gpt import GPTModel
-from llm.hub import cached_folder, download
-from llm.pretrained import fingerprint, load_base, load_config
-from llm.tokenizer import mini_tokenizer
-from llm.transformers_export import write_tokenizer
-from llm.transformers_format import config_to_transformers, to_transformers
+from llm.data.hub import cached_folder, download
+from llm.data.tokenizer import mini_tokenizer
+from llm.formats import base as pretrained
+from llm.formats.base import load_base, load_config
+from llm.formats.transformers import config_to_transformers, to_transformers, write_tokenizer
+from llm.model.config import PRESETS, GPTConfig
+from llm.model.gpt import GPTModel
+from llm.model.parameters import fingerprint
+from llm.utils.errors import InputError
+from llm.utils.files import read_tensors, write_json, write_tensors
 
 ROOT = Path(__file__).parents[1]
 
@@ -108,7 +108,7 @@ def test_our_own_folder(tmp_path):
 MEASURE = """
 import sys
 from pathlib import Path
-from llm.pretrained import load_base
+from llm.formats.base import load_base
 import safetensors.torch, torch
 
 def peak():  # in bytes; unlike ru_maxrss it starts anew with this process
@@ -410,9 +410,9 @@ def in_fresh_process(code: str, home: Path, **environment) -> subprocess.Complet
     names = ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE")
     known = {key: value for key, value in os.environ.items() if key not in names}
     script = f"""
-from llm.errors import InputError
-from llm.hub import cached_folder, download
-from llm.pretrained import load_base
+from llm.utils.errors import InputError
+from llm.data.hub import cached_folder, download
+from llm.formats.base import load_base
 try:
     {code}
 except InputError as error:
@@ -435,9 +435,7 @@ def test_download_then_load_without_a_network(hub, tmp_path):
     code = "print(load_base('gpt2').config.emb_dim, cached_folder('gpt2'))"
     done = in_fresh_process(code, home, HF_HUB_OFFLINE="1")
     assert done.stdout.split() == ["32", str(folder)]
-    code = (
-        "from llm.tokenizer import load_tokenizer; print(load_tokenizer('gpt2-xl').encode('a b'))"
-    )
+    code = "from llm.data import tokenizer as t; print(t.load_tokenizer('gpt2-xl').encode('a b'))"
     done = in_fresh_process(code, home, HF_HUB_OFFLINE="1", LLM_GPT2_VOCAB="")
     assert done.stdout.strip() == str(mini_tokenizer().encode("a b"))
 

@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from llm.config import GPTConfig
-from llm.corpus import Corpus, bits_per_byte
-from llm.errors import InputError
-from llm.files import read_json, read_tensors
-from llm.pretrained import fingerprint, load_base
-from llm.pretraining import NextTokenLoss, PretrainSettings, PretrainTask, pretrain
-from llm.tokenizer import END_OF_TEXT, load_tokenizer, mini_tokenizer
-from llm.training import TrainSettings, learning_rate
+from llm.data.corpus import Corpus, bits_per_byte
+from llm.data.tokenizer import END_OF_TEXT, load_tokenizer, mini_tokenizer
+from llm.formats.base import load_base
+from llm.model.config import GPTConfig
+from llm.model.parameters import fingerprint
+from llm.training.loop import TrainSettings, learning_rate
+from llm.training.pretraining import NextTokenLoss, PretrainSettings, PretrainTask, pretrain
+from llm.utils.errors import InputError
+from llm.utils.files import read_json, read_tensors
 
 ROOT = Path(__file__).parents[1]
 TINY = GPTConfig(vocab_size=280, context_length=16, emb_dim=16, n_heads=2, n_layers=2)
@@ -346,7 +347,7 @@ def test_pretrain_and_generate_on_the_command_line(file, tmp_path, capsys):
     assert recipe["validation"]["with_text_speak"] is False
     assert load_tokenizer(tmp_path / "base").sha256 == mini_tokenizer().sha256
 
-    from llm.cli import main
+    from llm.cli.parser import main
 
     said = []
     for _ in range(2):
@@ -358,7 +359,7 @@ def test_pretrain_and_generate_on_the_command_line(file, tmp_path, capsys):
 
 
 def test_bits_of_a_text_on_the_command_line(unbroken, file, capsys):
-    from llm.cli import main
+    from llm.cli.parser import main
 
     out, history = unbroken
     arguments = ["bits", "--model", out, "--text", file, "--train", file, "--device", "cpu"]
@@ -375,7 +376,7 @@ def test_bits_of_a_text_on_the_command_line(unbroken, file, capsys):
 
 
 def test_a_corpus_that_is_not_there_is_one_line(tmp_path, capsys):
-    from llm.cli import main
+    from llm.cli.parser import main
 
     absent = tmp_path / "absent.txt"
     assert main(["pretrain", "--corpus", str(absent), "--out", str(tmp_path / "out")]) == 2
@@ -385,7 +386,7 @@ def test_a_corpus_that_is_not_there_is_one_line(tmp_path, capsys):
 
 def test_the_bundled_log_is_what_the_figure_reads():
     """Both stages, one after the other; the figure marks the seam."""
-    from llm.study_plots import pretraining_figure
+    from llm.figures.studies import pretraining_figure
 
     log = read_json(ROOT / "data" / "mini" / "log.json")
     steps = [point["step"] for point in log["curve"]]

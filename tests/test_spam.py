@@ -11,22 +11,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llm import message_files, spam
-from llm.errors import InputError
-from llm.message_files import decode_entities, read_message_file, unquote
-from llm.spam import (
-    LABELS,
+from llm.data import messages as spam
+from llm.data import tsv as message_files
+from llm.data.messages import (
     Collection,
-    Message,
     deduplicate,
     describe,
     load_messages,
     load_task,
     normalised,
-    read_labelled,
     split,
 )
-from llm.tasks import TASKS, as_question_task, read_as
+from llm.data.tasks import TASKS, as_question_task, read_as
+from llm.data.tsv import LABELS, Message, decode_entities, read_labelled, read_message_file, unquote
+from llm.utils.errors import InputError
 
 IN_TMP = settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -354,7 +352,7 @@ def test_no_message_stands_on_two_sides(task, balanced):
 
 
 def test_how_many_variants_with_other_words_remain(installed):
-    """The limit of removing copies, stated in llm/spam.py: campaigns also change their words.
+    """The limit of removing copies, said in llm/data/messages.py: campaigns change their words too.
 
     A variant shares four fifths of its five-letter pieces (Jaccard) with a training message.
     """

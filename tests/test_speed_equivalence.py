@@ -6,7 +6,16 @@ import pytest
 import torch
 from small import write_base, write_messages
 
-from llm.accelerate import (
+from llm.data.batching import Encoded
+from llm.lora.inject import lora_layers
+from llm.lora.methods import METHODS, LoRASettings, apply_method
+from llm.model.attention import last_tokens
+from llm.model.classifier import GPTClassifier
+from llm.model.config import GPTConfig
+from llm.training.classification import ClassificationTask
+from llm.training.finetuning import FinetuneSettings, finetune
+from llm.training.loop import TrainSettings, train
+from llm.training.speed import (
     RecordedSteps,
     compile_blocks,
     frozen_in_bfloat16,
@@ -14,15 +23,6 @@ from llm.accelerate import (
     recompute_all,
     recompute_cheap,
 )
-from llm.attention import last_tokens
-from llm.batching import Encoded
-from llm.classification import ClassificationTask
-from llm.classifier import GPTClassifier
-from llm.config import GPTConfig
-from llm.finetuning import FinetuneSettings, finetune
-from llm.lora import lora_layers
-from llm.methods import METHODS, LoRASettings, apply_method
-from llm.training import TrainSettings, train
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -84,7 +84,7 @@ def test_recomputed_activations(method):
 
 
 def test_recomputing_keeps_less():
-    from llm.measure import activation_memory
+    from llm.training.memory import activation_memory
 
     def kept(change) -> int:
         torch.manual_seed(0)

@@ -4,16 +4,16 @@ import json
 
 import pytest
 
-from llm import learning_curve as curves
-from llm import search as searches
-from llm.config import GPTConfig
-from llm.files import write_json
-from llm.finetuning import FinetuneSettings
-from llm.learning_curve import BASELINE, learning_curve, schedule
-from llm.plots import save_figure
-from llm.search import mean_and_std, search_learning_rates
-from llm.study_plots import learning_curve_figure, search_figure
-from llm.tokenizer import mini_tokenizer
+from llm.data.tokenizer import mini_tokenizer
+from llm.figures.studies import learning_curve_figure, search_figure
+from llm.figures.style import save_figure
+from llm.model.config import GPTConfig
+from llm.studies import learning_curve as curves
+from llm.studies import learning_rates as searches
+from llm.studies.learning_curve import BASELINE, learning_curve, schedule
+from llm.studies.learning_rates import mean_and_std, search_learning_rates
+from llm.training.finetuning import FinetuneSettings
+from llm.utils.files import write_json
 
 TINY = GPTConfig(vocab_size=8192, context_length=32, emb_dim=8, n_heads=2, n_layers=1)
 

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from writing import GPT2, TEXTS, gpt2_ranks, needs_gpt2
 
-from llm import bpe, tokenizer
-from llm.errors import InputError
-from llm.tokenizer import (
+from llm.data import bpe, tokenizer
+from llm.data.tokenizer import (
     DESCRIPTION,
     END_OF_TEXT,
     GPT2_VARIABLE,
@@ -24,6 +23,7 @@ from llm.tokenizer import (
     mini_tokenizer,
     saved_tokenizer,
 )
+from llm.utils.errors import InputError
 
 MINI = mini_tokenizer()
 BYTES = {bytes([byte]): byte for byte in range(256)}

@@ -7,12 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llm.checkpoint import CHECKPOINT, trainable_state
-from llm.classification import ClassificationTask
-from llm.classifier import GPTClassifier
-from llm.errors import InputError
-from llm.methods import apply_method
-from llm.training import TrainSettings, learning_rate, make_optimizer, train
+from llm.lora.methods import apply_method
+from llm.model.classifier import GPTClassifier
+from llm.model.parameters import trainable_state
+from llm.training.checkpoint import CHECKPOINT
+from llm.training.classification import ClassificationTask
+from llm.training.loop import TrainSettings, learning_rate, make_optimizer, train
+from llm.utils.errors import InputError
 
 
 def build(config, messages, method="full", seed=0):

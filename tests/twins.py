@@ -1,13 +1,13 @@
 """The same random weights in our GPT-2 and in the one of `transformers`.
 
-The mapping is written out here a second time, by hand, so that a mistake in `llm/pretrained.py`
+The mapping is written out here a second time, by hand, so that a mistake in `llm/formats/base.py`
 cannot hide itself.
 """
 
 import torch
 
-from llm.config import GPTConfig
-from llm.gpt import GPTModel
+from llm.model.config import GPTConfig
+from llm.model.gpt import GPTModel
 
 TINY = GPTConfig(vocab_size=61, context_length=24, emb_dim=32, n_heads=4, n_layers=3)
 TINIES = {

@@ -7,7 +7,7 @@ import pytest
 import tiktoken
 from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
-from llm.bpe import SPLIT_PATTERN
+from llm.data.bpe import SPLIT_PATTERN
 
 GPT2 = Path(__file__).parents[2] / "shared" / "gpt2"
 needs_gpt2 = pytest.mark.skipif(

@@ -1,0 +1,54 @@
+"""Speed and memory of this project beside its peers: `python -m llm.benchmark SUITE --out FILE`.
+
+Suites: `mini` and `gpt2` (training on a CPU), `prefix` (cached frozen blocks), `inference`,
+`start` (the command line), `memory` (what it grows with), `gpu` (one GPU). Every contender runs in
+a fresh process, all in turn and round after round, on the same messages; what is reported are the
+medians of the ratios within a round, with the lowest and the highest. (`gpu` runs each library
+once, in a process of its own, and compares medians of steps.) Weights are random: speed
+does not depend on them.
+
+A machine that others use too disturbs wall-clock time. Ratios of processor time (`--threads 1`)
+hardly suffer, so both are kept.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from llm.model.config import PRESETS
+from llm.utils.files import make_folder, write_json
+from llm.utils.program import Parser, positive, run
+
+SUITES = ("mini", "gpt2", "prefix", "inference", "start", "memory", "gpu")
+
+
+def main() -> int:
+    """Run a suite, print its ratios, and keep everything in a file. Returns the exit status."""
+    parser = Parser(prog="python -m llm.benchmark", description=__doc__)
+    parser.add_argument("suite", choices=SUITES)
+    parser.add_argument("--out", type=Path, help="result file (JSON)")
+    parser.add_argument("--rounds", type=positive, default=3)
+    parser.add_argument("--steps", type=positive, default=5, help="optimiser steps a round")
+    parser.add_argument("--threads", type=positive, default=os.cpu_count())
+    parser.add_argument("--only", help="mini, gpt2: contenders, such as ours,full")
+    parser.add_argument("--messages", type=positive, default=5000, help="inference: to predict")
+    parser.add_argument("--shape", choices=PRESETS, default="mini", help="inference: of the model")
+    parser.add_argument("--seconds", type=float, default=600, help="gpu: begin no job after")
+    parser.add_argument("--quick", action="store_true", help="gpu: tiny shapes, on any device")
+    given = parser.parse_args()
+
+    def suite() -> None:
+        from llm.benchmark import cpu, gpu
+
+        if given.out:
+            make_folder(given.out.parent)  # what cannot be written is refused before the work
+        content = getattr(gpu if given.suite == "gpu" else cpu, given.suite)(given)
+        print(json.dumps(content["ratios"], indent=1))
+        if given.out:
+            write_json(given.out, content)
+
+    return run(suite)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,296 @@
+"""What each command of `llm.cli.parser` does: read options, call the library, print."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from llm.cli.terminal import lines_of_standard_input, measures_line, one_line
+from llm.utils.errors import InputError
+
+# Options of `compare` and `finetune` that FinetuneSettings has under the same name ...
+SHARED = ["model", "weights", "task", "data", "limit", "epochs", "batch_size", "lr", "precision"]
+SHARED += ["split_seed"]
+# ... and those that compare hands on as they came.
+HANDED_ON = ["rank", "alpha", "targets", "lora_dropout", "device"]
+
+
+def compare(options) -> None:
+    """Train all methods, write results and figures, print the table."""
+    from llm.figures import comparison
+    from llm.studies.compare import compare
+    from llm.studies.tables import table
+
+    methods = [name.strip() for name in options.methods.split(",") if name.strip()]
+    seeds = list(range(options.seed, options.seed + options.seeds))
+    settings = _settings(options, method=methods[0] if methods else "")  # refuses bad options now
+    about = {
+        name: getattr(settings, name)
+        for name in ("task", "data", "balanced", "limit", "split_seed")
+    }
+    results = compare(
+        methods, seeds, options.out, _finetune_arguments(options), about, options.quiet
+    )
+    comparison.comparison_figures(results, Path(options.out))
+    if options.json:
+        print(json.dumps(results, indent=2))
+    else:
+        print(table(results))
+        _say(options, f"\nwritten: {options.out}/results.json and the figures beside it")
+
+
+def finetune(options) -> None:
+    """One run."""
+    from llm.training.finetuning import finetune
+
+    about = finetune(
+        _settings(options, options.method),
+        options.out,
+        options.resume,
+        options.device,
+        options.quiet,
+        report=not options.json,
+    )
+    if options.json:
+        print(json.dumps(about, indent=2))
+        return
+    record = about["record"]
+    print(f"{record['trainable_parameters']:,} of {record['total_parameters']:,} trained")
+    print(measures_line(record["test"]))
+    _say(options, f"written: {options.out}, {record['saved_bytes']:,} bytes of weights")
+
+
+def evaluate(options) -> None:
+    """Measure a folder on labelled messages."""
+    from llm.data.batching import encode_messages
+    from llm.data.tsv import read_labelled
+    from llm.formats.finetuned import load_finetuned
+    from llm.inference.evaluation import classification_metrics, classify
+    from llm.training.device import pick_device
+
+    model, tokenizer, about = load_finetuned(options.folder, pick_device(options.device))
+    messages = read_labelled(options.data, tuple(about["labels"]))
+    labels = [message.label for message in messages]
+    texts = [message.text for message in messages]
+    encoded = encode_messages(tokenizer, texts, labels, model.config.context_length)
+    measures = classification_metrics(labels, classify(model, encoded)[:, 1])
+    measures = {"messages": len(messages), "cut": encoded.cut, **measures}
+    print(json.dumps(measures, indent=2) if options.json else measures_line(measures))
+    _warn_of_cut(options, encoded.cut)
+
+
+def predict(options) -> None:
+    """Label messages from the arguments, or one a line from standard input."""
+    from llm.data.batching import encode_messages
+    from llm.data.tasks import read_as
+    from llm.formats.finetuned import load_finetuned
+    from llm.inference.evaluation import classify
+    from llm.training.device import pick_device
+
+    model, tokenizer, about = load_finetuned(options.folder, pick_device(options.device))
+    texts = options.messages or lines_of_standard_input()
+    read = [read_as(about.get("task"), text) for text in texts]
+    encoded = encode_messages(tokenizer, read, None, model.config.context_length)
+    answers = []
+    for text, probabilities in zip(texts, classify(model, encoded).tolist(), strict=True):
+        best = max(range(len(probabilities)), key=probabilities.__getitem__)
+        answers.append(
+            {"label": about["labels"][best], "probability": probabilities[best], "message": text}
+        )
+    if options.json:
+        print(json.dumps(answers, indent=2))
+    else:
+        for answer in answers:
+            print(f"{answer['label']}\t{answer['probability']:.4f}\t{one_line(answer['message'])}")
+    _warn_of_cut(options, encoded.cut)
+
+
+def merge(options) -> None:
+    """Fold an adapter into its base."""
+    from llm.formats.finetuned import load_finetuned, save_finetuned
+    from llm.lora.inject import lora_layers, merge_and_unload
+
+    if Path(options.out).resolve() == Path(options.folder).resolve():
+        raise InputError("--out must be another folder than --from, which is kept as it is")
+    model, _, about = load_finetuned(options.folder)
+    if not lora_layers(model):
+        raise InputError(f"{options.folder} has no LoRA layers ({about['method']}); nothing to do")
+    merge_and_unload(model)
+    model.requires_grad_(True)  # all of it is stored
+    kept = {name: about[name] for name in ("task", "labels", "base", "data") if name in about}
+    save_finetuned(options.out, model, {**kept, "method": "full", "merged_from": options.folder})
+    answer = {"out": options.out, "parameters": sum(p.numel() for p in model.parameters())}
+    print(json.dumps(answer) if options.json else f"written: {options.out}, a plain model")
+
+
+def export(options) -> None:
+    """Write for peft or transformers."""
+    from llm.formats.export import export_folder
+
+    written = export_folder(options.format, options.out, options.folder, options.model)
+    print(json.dumps(written) if options.json else f"written: {options.out}")
+
+
+def info(options) -> None:
+    """Count parameters and bytes on the meta device."""
+    import torch
+
+    from llm.formats.base import load_config
+    from llm.lora.methods import apply_method
+    from llm.model.classifier import GPTClassifier
+    from llm.model.parameters import parameter_counts
+    from llm.training.memory import static_memory
+
+    with torch.device("meta"):
+        model = GPTClassifier(load_config(options.model))
+    base = parameter_counts(model)["total"]
+    apply_method(model, options.method, _lora_settings(options))
+    counts = parameter_counts(model)
+    answer = {
+        "model": options.model,
+        "method": options.method,
+        "rank": options.rank if options.method == "lora" else None,
+        "base_parameters": base,
+        "added_parameters": counts["total"] - base,
+        "trainable_parameters": counts["trainable"],
+        "memory_bytes": static_memory(model),
+    }
+    if options.json:
+        print(json.dumps(answer, indent=2))
+        return
+    print(f"base        {base:>15,} parameters, a two-class head included")
+    print(f"added       {answer['added_parameters']:>15,}")
+    print(f"trainable   {counts['trainable']:>15,}  ({counts['trainable'] / base:.2%} of the base)")
+    for kind, count in answer["memory_bytes"].items():
+        print(f"{kind:<11} {count / 1e6:>15,.1f} MB")
+
+
+def download(options) -> None:
+    """Fetch GPT-2's weights from the hub, or the whole message collection."""
+    if options.what == "sms":
+        from llm.data.download import download_sms
+
+        where = download_sms(quiet=options.quiet)
+    else:
+        from llm.data.hub import download
+
+        where = download(options.what)
+    print(json.dumps({"path": str(where)}) if options.json else f"ready: {where}")
+
+
+def generate(options) -> None:
+    """Continue a text."""
+    import torch
+
+    from llm.data.tokenizer import load_tokenizer
+    from llm.formats.base import load_base
+    from llm.inference.generate import generate
+    from llm.training.device import pick_device
+
+    model = load_base(options.model, options.weights, options.seed)
+    tokenizer = load_tokenizer(options.model, model.config.vocab_size)
+    device = pick_device(options.device)
+    prompt = tokenizer.encode(options.prompt) or [tokenizer.eot_id]
+    ids = generate(
+        model.to(device).eval(),
+        torch.tensor([prompt], device=device),  # (1, tokens)
+        options.tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        stop=tokenizer.eot_id,
+        seed=options.seed,
+    )
+    new = [token for token in ids[0, len(prompt) :].tolist() if token != tokenizer.eot_id]
+    text = tokenizer.decode(new)
+    if options.json:
+        print(json.dumps({"prompt": options.prompt, "text": text, "tokens": len(new)}))
+    else:
+        print(options.prompt + text)
+
+
+def pretrain(options) -> None:
+    """A base from scratch."""
+    from llm.figures.studies import pretraining_figure
+    from llm.figures.style import save_figure
+    from llm.formats.base import load_config
+    from llm.training.pretraining import PretrainSettings, pretrain
+
+    names = "steps schedule_steps batch_size lr warmup_share accumulate evaluate_every precision "
+    names += "document_starts text_speak seed"
+    log = pretrain(
+        options.corpus,
+        options.out,
+        PretrainSettings(**{name: getattr(options, name) for name in names.split()}),
+        load_config(options.model),
+        options.validation,
+        options.train_vocabulary,
+        options.device,
+        options.resume,
+        options.quiet,
+        options.from_base,
+    )
+    if os.environ.get("RANK", "0") != "0":
+        return  # of the processes that torchrun started, one writes and prints
+    save_figure(pretraining_figure(log), Path(options.out) / "curve.png")
+    if options.json:
+        print(json.dumps(log))
+    else:
+        print(f"{log['evaluations'][-1]['bits_per_byte']:.3f} bits per byte of unseen text")
+        _say(options, f"written: {options.out}; use it with --model {options.out}")
+
+
+def bits(options) -> None:
+    """How well a text is predicted."""
+    from llm.inference.text_bits import measure_text
+    from llm.training.device import pick_device
+
+    found = measure_text(options.model, options.text, options.train, pick_device(options.device))
+    lines = [f"{name:<18} {value:.4f}" for name, value in found["bits_per_byte"].items()]
+    print(json.dumps(found, indent=2) if options.json else "\n".join(lines))
+
+
+def _lora_settings(options):
+    from llm.lora.inject import BLOCK_TARGETS
+    from llm.lora.methods import LoRASettings
+
+    targets = options.targets
+    if targets is None:
+        targets = list(BLOCK_TARGETS)
+    elif targets != "all":
+        targets = [name.strip() for name in targets.split(",") if name.strip()]
+    return LoRASettings(options.rank, options.alpha, targets, options.lora_dropout, options.rslora)
+
+
+def _settings(options, method: str):
+    from llm.training.finetuning import FinetuneSettings
+
+    chosen = {name: getattr(options, name) for name in SHARED}
+    return FinetuneSettings(
+        method=method,
+        lora=_lora_settings(options),
+        balanced=options.balanced,
+        seed=options.seed,
+        **chosen,
+    )
+
+
+def _finetune_arguments(options) -> list[str]:
+    """The options of `compare` as options of `finetune`; method, seed and folder come on top."""
+    arguments = []
+    for name in (*SHARED, *HANDED_ON):
+        value = getattr(options, name)
+        if value is not None:
+            arguments += [f"--{name.replace('_', '-')}", str(value)]
+    flags = ("balanced", "rslora", "resume", "quiet")
+    return arguments + [f"--{name}" for name in flags if getattr(options, name)]
+
+
+def _warn_of_cut(options, cut: int) -> None:
+    if cut:
+        _say(options, f"{cut} messages are longer than the context; their end was not read")
+
+
+def _say(options, text: str) -> None:
+    if not options.quiet:
+        print(text, file=sys.stderr)

@@ -1,0 +1,49 @@
+"""What is to be told apart: spam from ham, questions from statements, or a task of your own."""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from llm.data.tsv import LABELS, Message, decode_entities
+
+QUESTION_MARKS = re.compile("[?¿؟⁇⁈⁉？]")
+
+
+class Task(NamedTuple):
+    """What is to be told apart: names of labels 0 and 1, and how the messages become it."""
+
+    labels: tuple[str, str]
+    prepare: Callable[[Iterable[Message]], list[Message]]
+    read: Callable[[str], str] = str  # a message to predict, as `prepare` would leave its text
+
+
+def without_question_marks(text: str) -> str:
+    """The text with its question marks removed and white space tidied, so that no gap shows."""
+    return re.sub(r"\s+(?=[.,!;:)])", "", " ".join(QUESTION_MARKS.sub(" ", text).split()))
+
+
+def as_question_task(messages: Iterable[Message]) -> list[Message]:
+    """Which messages asked something? Label 1 for a question mark, and the marks removed.
+
+    A message that consists of question marks is dropped.
+    """
+    asked = []
+    for message in messages:
+        if text := without_question_marks(message.text):
+            asked.append(Message(text, int(bool(QUESTION_MARKS.search(message.text)))))
+    return asked
+
+
+# A third task is one more line here: names, a function from messages to messages, and, where that
+# changes the texts, the same for one text. Copies are removed after it, so that it cannot leak
+# test messages either.
+TASKS: dict[str, Task] = {
+    "spam": Task(LABELS, list),
+    "question": Task(("statement", "question"), as_question_task, without_question_marks),
+}
+
+
+def read_as(task: str | None, text: str) -> str:
+    """A message to predict, as the messages of `task` were read in training."""
+    text = decode_entities(text).strip()
+    return TASKS[task].read(text) if task in TASKS else text

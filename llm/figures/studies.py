@@ -1,0 +1,194 @@
+"""The figures of what is recorded in `data/`: pretraining, learning curves, rates, memory."""
+
+from matplotlib.figure import Figure
+
+from llm.figures.style import COLOURS, KINDS, NAMES, new_figure, smooth
+
+GIB = 1 << 30
+
+RED, GREEN, GREY = COLOURS["full"], COLOURS["lora"], "#999999"
+
+
+def learning_curve_figure(result: dict) -> Figure:
+    """Chapter 6: accuracy and F1 against the number of training messages.
+
+    result: as `llm.studies.learning_curve.learning_curve` returns it.
+    """
+    figure, panels = new_figure(1, 2, width=11.5, height=4.4)
+    styles = {
+        ("full", "pretrained"): (RED, "o-", "full, pretrained"),
+        ("lora", "pretrained"): (GREEN, "s-", "LoRA, pretrained"),
+        ("full", "random"): (RED, "o:", "full, random weights"),
+        ("lora", "random"): (GREEN, "s:", "LoRA, random weights"),
+        ("tfidf_logistic_regression", None): ("#555555", "d--", "TF-IDF + logistic regression"),
+    }
+    sizes = sorted({row["messages"] for row in result["summary"]})
+    labels = {"balanced_accuracy": "balanced accuracy, test (%)", "f1": "F1 for spam, test (%)"}
+    for panel, (key, label) in zip(panels, labels.items()):
+        for number, ((method, weights), (colour, style, name)) in enumerate(styles.items()):
+            rows = [
+                row
+                for row in result["summary"]
+                if (row["method"], row["weights"]) == (method, weights)
+            ]
+            if not rows:
+                continue
+            rows.sort(key=lambda row: row["messages"])
+            shift = 1 + 0.025 * (number - 2)  # so that bars of one size stand side by side
+            panel.errorbar(
+                [row["messages"] * shift for row in rows],
+                [100 * row[f"{key}_mean"] for row in rows],
+                [100 * (row[f"{key}_std"] or 0) for row in rows],
+                fmt=style,
+                color=colour,
+                label=name,
+                capsize=2.5,
+                markersize=5,
+                linewidth=1.5,
+            )
+        panel.set(xscale="log", xlabel="training messages", ylabel=label)
+        panel.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        panel.minorticks_off()
+    panels[1].legend(loc="lower right", fontsize=9)
+    seeds = len(result["seeds"])
+    figure.suptitle(f"{result['model']}, mean and standard deviation of {seeds} seeds", fontsize=9)
+    return figure
+
+
+def search_figure(result: dict) -> Figure:
+    """Chapter 8: validation F1 against the learning rate, a method a line.
+
+    result: as `llm.studies.learning_rates.search_learning_rates` returns it.
+    """
+    figure, axes = new_figure(width=7.5, height=4)
+    for method, found in result["methods"].items():
+        rates = [row["learning_rate"] for row in found["grid"]]
+        means = [100 * row["validation_f1_mean"] for row in found["grid"]]
+        spread = [100 * (row["validation_f1_std"] or 0) for row in found["grid"]]
+        colour = COLOURS[method]
+        axes.errorbar(rates, means, spread, fmt="o-", color=colour, capsize=3, label=NAMES[method])
+        best = rates.index(found["chosen"])
+        axes.plot(
+            rates[best], means[best], "o", markersize=13, markerfacecolor="none", color=colour
+        )
+    axes.set(xscale="log", xlabel="highest learning rate", ylabel="validation F1 for spam (%)")
+    axes.set_title(f"Chosen (ringed) on validation, {len(result['seeds'])} seeds")
+    axes.legend()
+    return figure
+
+
+def pretraining_figure(log: dict) -> Figure:
+    """The loss curve of a pretraining run and its validation, both in bits."""
+    figure, axes = new_figure(width=7)
+    tokens_a_step = log["tokens_seen"] / log["curve"][-1]["step"] / 1e6
+    curve, evaluations = log["curve"], log["evaluations"]
+    axes.plot(
+        [point["step"] * tokens_a_step for point in curve],
+        [point["loss"] / 0.6931472 for point in curve],
+        color=KINDS["optimizer"],
+        linewidth=1,
+        label="training (bits per token)",
+    )
+    for step in log.get("seams", []):  # a log of several runs, one after another
+        at = step * tokens_a_step
+        axes.axvline(at, color="#555555", linestyle="--", linewidth=1, label="second stage begins")
+    bytes_axis = axes.twinx()
+    bytes_axis.plot(
+        [point["step"] * tokens_a_step for point in evaluations],
+        [point["bits_per_byte"] for point in evaluations],
+        "o-",
+        color=COLOURS["full"],
+        markersize=4,
+        label="validation (bits per byte)",
+    )
+    axes.set(xlabel="tokens seen (millions)", ylabel="bits per token, training")
+    bytes_axis.set(ylabel="bits per byte, validation")
+    bytes_axis.grid(visible=False)
+    bytes_axis.spines["right"].set_visible(True)
+    handles = [*axes.get_lines(), *bytes_axis.get_lines()]
+    axes.legend(handles=handles, loc="upper right")
+    axes.set_title("Pretraining: guessing the next token")
+    return figure
+
+
+def memory_growth_figure(results: dict, titles: tuple[str, str, str]) -> Figure:
+    """Memory of a step against rank, batch and depth: stacked for LoRA, a line for full.
+
+    Args:
+        results: rows by "lora by rank", "lora by batch_size", "full by batch_size" and so on. A
+            row has the quantity, an account as `llm.training.memory.memory_account` returns it, and
+            on a GPU "measured", the allocator's peak; all in bytes.
+        titles: of the three axes.
+    """
+    figure, panels = new_figure(columns=3, width=11, height=3.6)
+    for axes, quantity, title in zip(panels, ("rank", "batch_size", "layers"), titles):
+        rows = results[f"lora by {quantity}"]
+        x = [str(row[quantity]) for row in rows]
+        bottom = [0.0] * len(rows)
+        for kind, colour in KINDS.items():
+            heights = [row[kind] / GIB for row in rows]
+            axes.bar(x, heights, 0.6, bottom, color=colour, label=f"{NAMES['lora']}: {kind}")
+            bottom = [low + height for low, height in zip(bottom, heights)]
+        if "measured" in rows[0]:
+            peaks = [row["measured"] / GIB for row in rows]
+            axes.plot(x, peaks, "D", color="black", markersize=5, label="LoRA: measured peak")
+        if full := results.get(f"full by {quantity}"):
+            counted = [row.get("measured", sum(row[kind] for kind in KINDS)) / GIB for row in full]
+            label = "full: measured peak" if "measured" in full[0] else "full: all four"
+            axes.plot(x, counted, "o-", color=COLOURS["full"], label=label)
+        axes.set_xlabel(title)
+        axes.grid(False, axis="x")
+    panels[0].set_ylabel("Memory of a step (GiB)")
+    panels[1].legend(fontsize=8)
+    return figure
+
+
+def finetuning_figure(histories: dict[str, dict], records: dict[str, dict]) -> Figure:
+    """Chapter 8: the loss of each method, and what a step of it holds in memory.
+
+    histories, records: by method, as `llm.training.finetuning.finetune` leaves and returns them.
+    """
+    figure, (left, right) = new_figure(1, 2, width=10.5, height=4)
+    for method, history in histories.items():
+        steps = [point["step"] for point in history["curve"]]
+        losses = smooth([point["loss"] for point in history["curve"]], 0.7)
+        name, colour = NAMES[method], COLOURS[method]
+        left.plot(steps, losses, color=colour, linewidth=1.6, label=f"{name}, training")
+        steps = [point["step"] for point in history["evaluations"]]
+        losses = [point["loss"] for point in history["evaluations"]]
+        left.plot(steps, losses, "o", color=colour, label=f"{name}, validation")
+    left.set(xlabel="optimiser step", ylabel="loss (nats a message)", ylim=(0, None))
+    left.set_title("Training loss (running mean) and validation")
+    left.legend()
+    bottoms = [0.0] * len(records)
+    names = [NAMES[method] for method in records]
+    for kind, colour in KINDS.items():
+        heights = [record["memory_bytes"][kind] / 1e6 for record in records.values()]
+        right.bar(names, heights, 0.55, bottoms, color=colour, edgecolor="white", label=kind)
+        bottoms = [bottom + height for bottom, height in zip(bottoms, heights)]
+    right.set(ylabel="memory of a step (MB)", ylim=(0, 1.35 * max(bottoms)))
+    right.set_title("What a training step holds")
+    right.grid(axis="x", visible=False)
+    right.legend(ncols=2, loc="upper right", fontsize=9)
+    return figure
+
+
+def measured_storage_figure(entries: list[dict]) -> Figure:
+    """What tasks take on disk, measured; entries: as `llm.studies.storage.storage` returns them."""
+    figure, axes = new_figure(width=6.5, height=3.4)
+    places = range(len(entries))
+    parts = {
+        name: [entry[name] / 1e6 for entry in entries] for name in entries[0] if name != "tasks"
+    }
+    adapters = [all_ - base for all_, base in zip(parts["adapter_bytes"], parts["base_bytes"])]
+    left, right = [x - 0.2 for x in places], [x + 0.2 for x in places]
+    bars = axes.bar(left, parts["full_bytes"], 0.36, color=RED, label="a full model a task")
+    axes.bar_label(bars, fmt="%.1f", fontsize=9)
+    axes.bar(right, parts["base_bytes"], 0.36, color=GREY, label="the base, once")
+    bars = axes.bar(right, adapters, 0.36, parts["base_bytes"], color=GREEN, label="adapters")
+    axes.bar_label(bars, [f"{size:.1f}" for size in parts["adapter_bytes"]], fontsize=9)
+    axes.set_xticks(places, [" + ".join(entry["tasks"]) for entry in entries])
+    axes.set(ylabel="on disk (MB)", xlabel="tasks", ylim=(0, 1.35 * max(parts["full_bytes"])))
+    axes.grid(axis="x", visible=False)
+    axes.legend(ncols=3, loc="upper left", fontsize=9)
+    return figure

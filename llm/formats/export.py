@@ -1,0 +1,59 @@
+"""The doors to the ecosystem: a fine-tuned folder, or a base, for `transformers` or `peft`."""
+
+from pathlib import Path
+
+from llm.data.hub import REPOSITORIES
+from llm.data.tokenizer import load_tokenizer
+from llm.formats.base import load_base
+from llm.formats.finetuned import load_finetuned
+from llm.formats.peft_export import export_peft
+from llm.formats.transformers import export_transformers
+from llm.utils.errors import InputError
+
+
+def export_folder(
+    format: str, out: str | Path, folder: str | Path | None = None, model: str | None = None
+) -> dict:
+    """Write a model into `out`, in the format of `transformers` or of `peft`.
+
+    For `peft` the base is needed beside the adapter. GPT-2 is named by its place on the hub; a
+    base that `transformers` cannot find by a name is written into `out/base`.
+
+    Args:
+        folder: of a fine-tuned model; or
+        model: a base (`transformers` only).
+
+    Returns:
+        `{"format": ..., "out": ..., "base": ...}`; base is None for `transformers`.
+
+    Raises:
+        InputError: anything about the folders, or a model without an adapter for `peft`.
+    """
+    if format not in ("transformers", "peft"):
+        raise InputError(f"unknown format {format!r}; choose transformers or peft")
+    source = Path(folder or model)
+    if source.is_dir() and source.resolve() == Path(out).resolve():
+        raise InputError(f"{out} is what is to be exported; choose another --out")
+    written = {"format": format, "out": str(out), "base": None}
+    if folder is None:
+        if format == "peft":
+            raise InputError("a base has no adapter to write for peft; give --from a folder")
+        export_transformers(load_base(model), load_tokenizer(model), out)
+        return written
+    classifier, tokenizer, about = load_finetuned(folder)
+    if format == "transformers":
+        export_transformers(classifier, tokenizer, out, about["labels"])
+        return written
+    if about["method"] != "lora":
+        raise InputError(
+            f"{folder} was trained with {about['method']}, not lora; use --format transformers"
+        )
+    base = about["base"]
+    if base["weights"] == "pretrained" and base["model"] in REPOSITORIES:
+        name = REPOSITORIES[base["model"]]
+    else:
+        name = (Path(out) / "base").as_posix()
+        body = load_base(base["model"], base["weights"], base.get("seed", 0))
+        export_transformers(body, tokenizer, name, about["labels"])
+    export_peft(classifier, out, name, tokenizer)
+    return {**written, "base": name}

@@ -1,0 +1,194 @@
+"""A LoRA adapter that `peft` trained on GPT-2, put onto our classifier.
+
+The fused layer `c_attn` of `transformers` has one A for query, key and value together, which
+becomes the A of all three, and one B, which is cut in three (see `llm.formats.peft_export`). The
+rank stays. `peft` trains the head itself, and sometimes the final LayerNorm; both end up in our
+head.
+"""
+
+import math
+import re
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from llm.formats.peft_export import CONFIG, PREFIX, WEIGHTS, tidy
+from llm.formats.transformers import CONV1D
+from llm.lora.inject import lora_layers, replace_linear_with_lora
+from llm.model.classifier import GPTClassifier
+from llm.utils.errors import InputError
+from llm.utils.files import read_json, read_tensors
+
+_FACTOR = re.compile(r"(h\.(\d+)\.(?:attn|mlp)\.c_\w+)\.lora_([AB])\.weight")
+# Ways to start A and B that leave W as it is; the others change the base beneath the adapter.
+_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+
+
+def import_peft(model: GPTClassifier, folder: str | Path) -> dict:
+    """Put an adapter that `peft` trained on GPT-2 onto our classifier, in place.
+
+    Args:
+        model: on the same base, without LoRA layers. `peft` does not tell one base from another,
+            so that is the caller's to see to.
+
+    Returns:
+        the settings that `replace_linear_with_lora` was called with. Where the adapter's layers
+        differ in rank, the smaller ones are filled up with zeros; where they differ in scale, B
+        takes up the difference.
+
+    Raises:
+        InputError: not a pair of files of `peft`, a kind of adapter that is no plain LoRA, or
+            tensors that do not fit. The model is not changed then.
+    """
+    folder = Path(folder)
+    if lora_layers(model):
+        raise InputError("the model has LoRA layers already; import onto the base alone")
+    config = _read_config(folder / CONFIG)
+    factors, rest = _read_factors(folder / WEIGHTS)
+    head, bias = _read_head(rest, model, folder / WEIGHTS)
+    rslora = bool(config.get("use_rslora"))
+    updates: dict[str, tuple[torch.Tensor, torch.Tensor, float]] = {}
+    for name, pair in factors.items():
+        updates |= _cut(name, pair, _scale(name, len(pair["A"]), config), model, folder / WEIGHTS)
+
+    rank = max(A.shape[1] for A, _, _ in updates.values())
+    common = Counter(scale for _, _, scale in updates.values()).most_common(1)[0][0]
+    settings = {
+        "rank": rank,
+        "alpha": tidy(common * (math.sqrt(rank) if rslora else rank)),
+        "targets": [
+            name
+            for names in CONV1D.values()
+            for name in (full.rpartition(".")[2] for full in names)
+            if any(update.endswith(f".{name}") for update in updates)
+        ],
+        "dropout": float(config.get("lora_dropout") or 0.0),
+        "rslora": rslora,
+    }
+    replace_linear_with_lora(model, **settings)
+    with torch.no_grad():
+        for name, layer in lora_layers(model).items():
+            if name in updates:
+                A, B, scale = updates[name]
+                layer.lora.A[:, : A.shape[1]] = A
+                layer.lora.B[: len(B)] = B * (scale / layer.lora.scale)
+        model.head.weight.copy_(head)
+        model.head.bias.copy_(bias)
+    return settings
+
+
+def _read_config(path: Path) -> dict:
+    config = read_json(path)
+    if config.get("peft_type") != "LORA":
+        raise InputError(f"{path}: peft_type is {config.get('peft_type')!r}; only LORA can be read")
+    for name in (
+        "use_dora",
+        "lora_bias",
+        "use_qalora",
+        "megatron_config",
+        "trainable_token_indices",
+    ):
+        if config.get(name):
+            raise InputError(f"{path}: {name} is set; only plain LoRA can be read")
+    if config.get("bias", "none") != "none":
+        raise InputError(f"{path}: bias is {config['bias']!r}; only 'none' can be read")
+    if config.get("init_lora_weights") not in _STARTS:
+        raise InputError(
+            f"{path}: init_lora_weights {config['init_lora_weights']!r} changes the base; convert "
+            "the adapter to plain LoRA with peft first"
+        )
+    alpha = config.get("lora_alpha")
+    if not isinstance(alpha, int | float) or alpha <= 0:
+        raise InputError(f"{path}: lora_alpha must be a number above 0, not {alpha!r}")
+    return config
+
+
+def _read_factors(path: Path) -> tuple[dict[str, dict], dict[str, torch.Tensor]]:
+    """A and B by the name of their Conv1D, and all other tensors."""
+    tensors, _ = read_tensors(path)
+    factors: dict[str, dict[str, torch.Tensor]] = {}
+    rest = {}
+    for name, tensor in tensors.items():
+        name = name.removeprefix(PREFIX).removeprefix("transformer.")
+        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+            raise InputError(f"{path}: {name} holds values that are not finite numbers")
+        match = _FACTOR.fullmatch(name)
+        if match:
+            factors.setdefault(match[1], {})[match[3]] = tensor.float()
+        else:
+            rest[name] = tensor.float()
+    for name, pair in factors.items():
+        if set(pair) != {"A", "B"}:
+            raise InputError(f"{path}: lora_A or lora_B of {name} is missing")
+    if not factors:
+        raise InputError(f"{path} holds no LoRA update of a GPT-2")
+    return factors, rest
+
+
+def _read_head(rest: dict, model: GPTClassifier, path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of our head, for their `score` and, where it was trained, their `ln_f`.
+
+    With n the normalised token, s and t the base's scale and shift, W (n s' + t') is to be
+    W' (n s + t) + b'. So W' = W s' / s, b' = W t' - W' t, and the base stays as it is.
+    """
+    score = rest.pop("score.weight", None)
+    scale, shift = rest.pop("ln_f.weight", None), rest.pop("ln_f.bias", None)
+    if rest:
+        raise InputError(f"{path}: {sorted(rest)[0]} cannot be read; only LoRA, score and ln_f can")
+    if score is None:
+        raise InputError(
+            f"{path} holds no score.weight, the trained head; save it with the adapter"
+        )
+    if score.shape != model.head.weight.shape:
+        found, wanted = list(score.shape), list(model.head.weight.shape)
+        raise InputError(f"{path}: score.weight has shape {found}, not {wanted}")
+    if scale is None and shift is None:
+        return score, torch.zeros(len(score))
+    norm = model.body.final_norm
+    for tensor in (scale, shift):
+        if tensor is None or tensor.shape != norm.scale.shape:
+            raise InputError(f"{path}: ln_f does not fit the model's width {len(norm.scale)}")
+    s, t = norm.scale.detach().double().cpu(), norm.shift.detach().double().cpu()
+    if s.eq(0).any():
+        raise InputError(
+            f"{path}: the base's ln_f has a scale of 0, so another cannot be folded in"
+        )
+    weight = score.double() * (scale.double() / s)
+    return weight.float(), (score.double() @ shift.double() - weight @ t).float()
+
+
+def _scale(name: str, rank: int, config: dict) -> float:
+    """What peft multiplies a layer's update by: alpha / rank, with its exceptions by name."""
+    alpha = config["lora_alpha"]
+    for key, value in (config.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({key})$", f"transformer.{name}"):
+            alpha = value
+            break
+    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+
+
+def _cut(name: str, pair: dict, scale: float, model: GPTClassifier, path: Path) -> dict:
+    """The update of a Conv1D as updates (A, B, scale) of our layers, in our layout.
+
+    Of a fused update that we exported, each part has only its own columns in B; the others, zeros,
+    are left out, and so is a part of zeros alone. That brings back the ranks it was made from.
+    """
+    _, index, conv = name.split(".", 2)
+    names = [f"trf_blocks.{index}.{part}" for part in CONV1D.get(conv, ())]
+    if not names or int(index) >= model.config.n_layers:
+        raise InputError(f"{path}: the model has no layer {name}")
+    shapes = [model.body.get_submodule(part).weight.shape for part in names]  # (out, in) each
+    rows, inputs = [out for out, _ in shapes], shapes[0][1]
+    A, B = pair["A"], pair["B"]  # (rank, in), (out in all, rank)
+    if A.dim() != 2 or B.shape != (sum(rows), len(A)) or A.shape[1] != inputs:
+        raise InputError(
+            f"{path}: {name} has lora_A {list(A.shape)} and lora_B {list(B.shape)}, which do not "
+            f"fit a layer of {inputs} inputs and {sum(rows)} outputs"
+        )
+    found = {}
+    for part, block in zip(names, B.split(rows), strict=True):
+        used = block.ne(0).any(0) if B.ne(0).any() else torch.ones(len(A), dtype=torch.bool)
+        if used.any():
+            found[f"body.{part}"] = (A[used].T, block[:, used].T, scale)
+    return found

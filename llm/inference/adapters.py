@@ -1,0 +1,283 @@
+"""Several adapters on one base: load, switch, and answer a batch in which each message has its own.
+
+The base is in memory once. An adapter is what fine-tuning with LoRA left: A and B of some layers,
+and a head, kilobytes. To use one means to hang its layers into the model, to use another means to
+hang those of the other: references change places, nothing is copied and no weight changes.
+
+    x -----> W, shared ----------------> (+) --> y
+        \\                                |
+         `-> A, B of the adapter in use -'        the others wait beside the model
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from llm.data.batching import Encoded, collate, encode_messages
+from llm.data.tasks import read_as
+from llm.data.tokenizer import Tokenizer, load_tokenizer
+from llm.formats.base import load_base
+from llm.formats.finetuned import RUN, load_trained, lora_settings, read_about, weights_file
+from llm.inference.evaluation import classify
+from llm.lora.inject import lora_layers
+from llm.lora.layer import LinearWithLoRA, LoRALayer
+from llm.lora.methods import apply_method
+from llm.model.classifier import GPTClassifier
+from llm.model.config import GPTConfig
+from llm.model.gpt import GPTModel
+from llm.model.parameters import fingerprint
+from llm.utils.errors import InputError
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What one task adds to the base."""
+
+    layers: dict[str, LinearWithLoRA]  # by the full name of the layer whose place they take
+    head: nn.Module  # Linear, or LinearWithLoRA where the targets were "all"
+    about: dict  # its run.json
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of label 0 and label 1."""
+        return self.about["labels"]
+
+
+class Adapters:
+    """One base, and any number of adapters of which one at a time, or none, is in use.
+
+    `model` is a GPTClassifier with the adapter in use in place. Without one its body is the base,
+    untouched, and it has no head: it returns the last token's hidden state (batch, emb_dim).
+
+    Args:
+        body: the base. Its weights are shared by all adapters and never written to.
+        tokenizer: the one that belongs to it.
+
+    Raises InputError when the base has LoRA layers itself.
+    """
+
+    def __init__(self, body: GPTModel, tokenizer: Tokenizer):
+        if lora_layers(body):
+            raise InputError("the base has LoRA layers already; give the base alone")
+        self.tokenizer = tokenizer
+        self.fingerprint = fingerprint(body)  # once, and not once an adapter: it reads all weights
+        self.model = GPTClassifier(body.config, body=body).requires_grad_(False).eval()
+        self.model.head = nn.Identity()
+        self.in_use: str | None = None
+        self._loaded: dict[str, Adapter] = {}
+        # Where layers can be exchanged: the module that owns each, and its name there.
+        self._plain = {n: m for n, m in self.model.named_modules() if isinstance(m, nn.Linear)}
+        self._places = {}
+        for name in self._plain:
+            owner, _, child = name.rpartition(".")
+            self._places[name] = (self.model.get_submodule(owner), child)
+
+    @classmethod
+    def load(cls, folders: dict[str, str | Path], device: str = "cpu") -> "Adapters":
+        """Load the base that the first folder names, and all folders' adapters on it.
+
+        Args:
+            folders: {name: a folder that `finetune --method lora` wrote}.
+
+        Raises:
+            InputError: no folder, or one that does not fit; see `add`.
+        """
+        if not folders:
+            raise InputError("no adapter to load; give at least one folder")
+        base = read_about(next(iter(folders.values())))["base"]
+        body = load_base(base["model"], base["weights"], base.get("seed", 0), device)
+        adapters = cls(body, load_tokenizer(base["model"]))
+        for name, folder in folders.items():
+            adapters.add(name, folder)
+        return adapters
+
+    def __iter__(self):
+        return iter(self._loaded)
+
+    def __len__(self) -> int:
+        return len(self._loaded)
+
+    def __getitem__(self, name: str) -> Adapter:
+        """The adapter of a name. Raises InputError where there is none."""
+        if name not in self._loaded:
+            raise InputError(
+                f"no adapter is called {name!r}; there are {', '.join(self) or 'none'}"
+            )
+        return self._loaded[name]
+
+    def add(self, name: str, folder: str | Path) -> None:
+        """Load one more adapter; which one is in use stays as it is.
+
+        Raises:
+            InputError: the name is taken, the folder is not one of LoRA, was trained on another
+                base, or its file does not fit: a tensor missing, of another shape, not finite.
+        """
+        if name in self._loaded:
+            raise InputError(f"an adapter is called {name!r} already; choose another name")
+        about = read_about(folder)
+        settings = lora_settings(about, folder)
+        if settings is None:
+            raise InputError(f"{folder} holds no adapter (its method is {about['method']})")
+        config = GPTConfig.from_dict(about["config"], f"{folder}/{RUN}: config")
+        if config != self.model.config or about["base"]["fingerprint"] != self.fingerprint:
+            raise InputError(
+                f"{folder} was trained on another base ({about['base']['model']}, "
+                f"{about['base']['weights']}) than the one that is loaded; load it by itself"
+            )
+        before = self.in_use
+        self.use(None)
+        try:
+            device = next(self.model.parameters()).device
+            self.model.head = nn.Linear(config.emb_dim, self.model.n_classes, device=device)
+            apply_method(self.model, "lora", settings)
+            load_trained(self.model, Path(folder) / weights_file("lora"))
+            self.model.requires_grad_(False).eval()
+            layers = {n: layer for n, layer in lora_layers(self.model).items() if n != "head"}
+            self._loaded[name] = Adapter(layers, self.model.head, about)
+        finally:
+            self._hang(self._plain, nn.Identity())
+            self.use(before)
+
+    def use(self, name: str | None) -> None:
+        """Put an adapter in place of the one in use; None leaves the base alone.
+
+        Raises:
+            InputError: there is no such adapter, or the one in use was merged into the base.
+        """
+        chosen = None if name is None else self[name]
+        if self.in_use is not None:
+            current = self[self.in_use]
+            if any(
+                layer.merged
+                for layer in (*current.layers.values(), current.head)
+                if isinstance(layer, LinearWithLoRA)
+            ):
+                raise InputError(
+                    f"the adapter {self.in_use!r} is merged into the base; unmerge it first"
+                )
+        self._hang(
+            self._plain if chosen is None else {**self._plain, **chosen.layers},
+            nn.Identity() if chosen is None else chosen.head,
+        )
+        self.in_use = name
+
+    def encode(self, messages: Sequence[str], names: Sequence[str] | None = None) -> Encoded:
+        """Messages as token ids; the ones longer than the context lose their end.
+
+        Each is read as the task of its adapter does (`llm.data.tasks.read_as`).
+
+        Args:
+            names: an adapter's name a message; None: the one in use, if there is one.
+        """
+        chosen = [self.in_use] * len(messages) if names is None else names
+        tasks = [None if name is None else self[name].about.get("task") for name in chosen]
+        texts = [read_as(task, message) for task, message in zip(tasks, messages)]
+        return encode_messages(self.tokenizer, texts, None, self.model.config.context_length)
+
+    def classify(self, messages: Sequence[str]) -> torch.Tensor:
+        """Probabilities (messages, 2) by the adapter in use. Raises InputError without one."""
+        if self.in_use is None:
+            raise InputError(f"no adapter is in use; choose one of {', '.join(self)} with use()")
+        return classify(self.model, self.encode(messages))
+
+    def classify_mixed(self, messages: Sequence[str], names: Sequence[str]) -> torch.Tensor:
+        """Each message by its own adapter: probabilities (messages, 2). See `mixed_logits`."""
+        return torch.softmax(self.mixed_logits(messages, names), dim=-1)
+
+    @torch.no_grad()
+    def mixed_logits(self, messages: Sequence[str], names: Sequence[str]) -> torch.Tensor:
+        """Each message by its own adapter, all in one forward pass.
+
+        The messages are sorted by adapter, so that each adapter's tokens are one slice of what
+        goes through a layer: x W for all of them at once, then x A B slice by slice.
+
+        Args:
+            names: an adapter's name a message.
+
+        Returns:
+            logits (messages, 2), on the CPU, in the order of `messages`; which adapter is in use
+            stays as it is.
+        """
+        if len(messages) != len(names):
+            raise InputError(f"{len(messages)} messages and {len(names)} names of adapters")
+        if not messages:
+            return torch.empty(0, self.model.n_classes)
+        order = sorted(range(len(names)), key=lambda i: str(names[i]))
+        groups = [
+            (self[name], [i for i in order if names[i] == name])
+            for name in dict.fromkeys(names[i] for i in order)
+        ]
+        encoded = self.encode(messages, names)
+        batch = collate(encoded, order, next(self.model.parameters()).device)
+        rows = [len(group) for _, group in groups]
+        tokens = [sum(len(encoded.ids[i]) for i in group) for _, group in groups]
+
+        before = self.in_use
+        mixed = {}
+        for place, linear in self._plain.items():
+            updates = [adapter.layers.get(place) for adapter, _ in groups]
+            if any(updates):
+                mixed[place] = MixedLinear(linear, [u and u.lora for u in updates], rows, tokens)
+        heads = MixedHead([adapter.head for adapter, _ in groups], rows)
+        self.use(None)
+        try:
+            self._hang({**self._plain, **mixed}, heads)
+            by_adapter = self.model(batch.ids, batch.lengths)  # (messages, 2)
+        finally:
+            self._hang(self._plain, nn.Identity())
+            self.use(before)
+        logits = torch.empty(len(messages), self.model.n_classes)
+        logits[order] = by_adapter.float().cpu()
+        return logits
+
+    def _hang(self, layers: dict[str, nn.Module], head: nn.Module) -> None:
+        for name, layer in layers.items():
+            owner, child = self._places[name]
+            setattr(owner, child, layer)
+        self.model.head = head
+
+
+class MixedLinear(nn.Module):
+    """A frozen Linear with another update for each slice of its input, (..., in) -> (..., out).
+
+    Args:
+        linear: applied to everything.
+        updates: one for each group of messages; None: the group leaves the layer as it is.
+        messages, tokens: how many messages and tokens belong to each group.
+    """
+
+    def __init__(
+        self,
+        linear: nn.Linear,
+        updates: list[LoRALayer | None],
+        messages: list[int],
+        tokens: list[int],
+    ):
+        super().__init__()
+        self.linear, self.updates = linear, updates
+        self.messages, self.tokens = messages, tokens
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Packed tokens, padded rows, or one row a message (the last block's last tokens)."""
+        y = self.linear(x)
+        packed = x.dim() == 2 and len(x) == sum(self.tokens)
+        sizes = self.tokens if packed else self.messages
+        for update, rows, out in zip(self.updates, x.split(sizes), y.split(sizes)):
+            if update is not None:
+                out += update(rows)  # `out` is a view: this changes y
+        return y
+
+
+class MixedHead(nn.Module):
+    """Each group of messages through its own head, (messages, emb_dim) -> (messages, 2)."""
+
+    def __init__(self, heads: list[nn.Module], messages: list[int]):
+        super().__init__()
+        self.heads, self.messages = heads, messages
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Group by group."""
+        return torch.cat([head(rows) for head, rows in zip(self.heads, x.split(self.messages))])

@@ -1,0 +1,19 @@
+"""LoRA: the layer, putting it into a model, what is trained, and its fast forms."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "layer": ["LinearWithLoRA", "LoRALayer"],
+        "inject": [
+            "BLOCK_TARGETS",
+            "lora_layers",
+            "merge",
+            "merge_and_unload",
+            "replace_linear_with_lora",
+            "unmerge",
+        ],
+        "methods": ["METHODS", "LoRASettings", "apply_method"],
+    },
+)

@@ -1,0 +1,115 @@
+"""Putting LoRA layers into a model, and taking them out again."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from llm.lora.layer import LinearWithLoRA, check_settings
+from llm.utils.errors import InputError
+
+# The Linear layers of a block by name; "all" adds the classifier head to them.
+BLOCK_TARGETS = ("W_query", "W_key", "W_value", "out_proj", "fc1", "fc2")
+
+
+def replace_linear_with_lora(
+    model: nn.Module,
+    rank: int,
+    alpha: float,
+    targets: str | Iterable[str] = BLOCK_TARGETS,
+    dropout: float = 0.0,
+    rslora: bool = False,
+    freeze: bool = True,
+) -> list[str]:
+    """Put a LoRA layer beside every Linear that `targets` names, in place.
+
+    Args:
+        model: any module; a GPTClassifier's head is trained itself unless it is a target. It
+            starts from random numbers, and a low-rank update of a random matrix is not what one
+            wants: 12,320 numbers at rank 16 to steer 1,538.
+        targets: the last part of the layers' names ("W_query"), or "all" for every Linear,
+            the head included, as the lesson's code does.
+        freeze: let only A and B (and the untargeted head) be trained.
+
+    Returns:
+        the full names of the replaced layers, in the model's order.
+
+    Raises:
+        InputError: an unknown target (lists the names there are), LoRA layers there already, a
+            setting out of range. Nothing is changed then.
+    """
+    check_settings(rank, alpha, dropout)
+    if any(isinstance(module, LinearWithLoRA) for module in model.modules()):
+        raise InputError("the model has LoRA layers already; merge them before adding others")
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    known = list(dict.fromkeys(name.rpartition(".")[2] for name in linears))
+    wanted = known if targets == "all" else [targets] if isinstance(targets, str) else list(targets)
+    unknown = [name for name in wanted if name not in known]
+    if unknown or not wanted:
+        raise InputError(
+            f"no Linear layer is called {', '.join(unknown) or '(nothing)'}; "
+            f"choose from {', '.join(known)}, or all"
+        )
+    replaced = [name for name in linears if name.rpartition(".")[2] in wanted]
+    widest = max(max(model.get_submodule(name).weight.shape) for name in replaced)
+    if rank > widest:
+        raise InputError(f"rank {rank} is too large: no layer here has more than {widest} of it")
+    if freeze:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("head" not in wanted and name.startswith("head."))
+    for name in replaced:
+        parent, _, child = name.rpartition(".")
+        owner = model.get_submodule(parent)
+        setattr(owner, child, LinearWithLoRA(getattr(owner, child), rank, alpha, dropout, rslora))
+    return replaced
+
+
+def lora_layers(model: nn.Module) -> dict[str, LinearWithLoRA]:
+    """The LoRA-adapted layers of a model by their full name."""
+    layers = model.named_modules()
+    return {name: module for name, module in layers if isinstance(module, LinearWithLoRA)}
+
+
+def merge(model: nn.Module) -> None:
+    """Merge every LoRA layer of the model. Raises InputError when one is merged already."""
+    for layer in _all_with(model, merged=False):
+        layer.merge()
+
+
+def unmerge(model: nn.Module) -> None:
+    """Unmerge every LoRA layer of the model. Raises InputError when one is not merged."""
+    for layer in _all_with(model, merged=True):
+        layer.unmerge()
+
+
+def merge_and_unload(model: nn.Module) -> None:
+    """Fold every update into its W and take the LoRA layers out: a plain model remains."""
+    for name, layer in lora_layers(model).items():
+        if not layer.merged:
+            layer.merge()
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer.linear)
+
+
+def merged_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights by name as `merge_and_unload` would leave them; the model stays as it is."""
+    state = model.state_dict()
+    for name, layer in lora_layers(model).items():
+        del state[f"{name}.lora.A"], state[f"{name}.lora.B"]
+        for kind, _ in layer.linear.named_parameters():
+            state[f"{name}.{kind}"] = state.pop(f"{name}.linear.{kind}")
+        if not layer.merged:
+            delta = layer.lora.delta().detach()
+            state[f"{name}.weight"] = state[f"{name}.weight"] + delta.to(layer.linear.weight.dtype)
+    return state
+
+
+def _all_with(model: nn.Module, merged: bool) -> list[LinearWithLoRA]:
+    """All LoRA layers, checked before any is touched, so that an error leaves nothing half done."""
+    layers = list(lora_layers(model).values())
+    if not layers:
+        raise InputError("the model has no LoRA layers; add them with replace_linear_with_lora")
+    if any(layer.merged != merged for layer in layers):
+        state = "merged already" if not merged else "not merged"
+        raise InputError(f"a LoRA layer of this model is {state}")
+    return layers

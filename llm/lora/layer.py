@@ -1,0 +1,148 @@
+"""LoRA: leave the pretrained weight matrix W alone, learn a low-rank update beside it.
+
+    y = x W^T + b + (alpha / rank) * (x A B)
+
+          x (in) ------ W, frozen: out x in ------.
+             \\                                     (+)--> y (out)
+              `-- A: in x rank -- B: rank x out --'
+
+Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1.
+Worked numbers, for a 768 x 768 layer of GPT-2 at rank 16: W has 589,824 weights, A and B have
+768 * 16 + 16 * 768 = 24,576, which is 4.2 %.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from llm.lora.fused import lora_linears
+from llm.utils.errors import InputError
+
+
+class LoRALayer(nn.Module):
+    """The update alone: x -> scale * (x A B), (..., in_dim) -> (..., out_dim).
+
+    A starts from random numbers, B from zeros, so the update starts at exactly zero: a model with
+    fresh LoRA layers answers as it did without them, and still B has a gradient to leave zero by.
+
+    A is drawn uniformly from +-1/sqrt(in_dim), Kaiming's rule for the fan-in of the layer, as
+    loralib and peft do. The lesson stores A as (in_dim, rank) too but hands that to PyTorch's
+    `kaiming_uniform_`, which takes the second number, the rank, for the fan-in: for 768 inputs and
+    rank 16 it draws from +-0.25 in place of +-0.036, 6.9 times wider. Hence the `.T` below.
+
+    Args:
+        in_dim, out_dim: of the layer that is adapted.
+        rank: columns of A and rows of B.
+        alpha: strength of the update. The scale is alpha / rank, so that a change of rank does
+            not change the strength; the lesson's first code multiplied by alpha alone, which at
+            rank 16 learns 16 times as hard: alpha = 16 there is alpha = 256 here.
+        dropout: share of the inputs to A that is zeroed while training.
+        rslora: scale by alpha / sqrt(rank) instead (Kalajdzievski 2023, "rsLoRA").
+        dtype: of A and B.
+
+    Raises InputError when a setting is out of its range.
+    """
+
+    def __init__(self, in_dim, out_dim, rank, alpha, dropout=0.0, rslora=False, dtype=None):
+        super().__init__()
+        check_settings(rank, alpha, dropout)
+        self.rank, self.alpha, self.rslora = rank, alpha, rslora
+        self.scale = alpha / math.sqrt(rank) if rslora else alpha / rank
+        self.A = nn.Parameter(torch.empty(in_dim, rank, dtype=dtype))
+        self.B = nn.Parameter(torch.zeros(rank, out_dim, dtype=dtype))
+        nn.init.kaiming_uniform_(self.A.T, a=math.sqrt(5))  # +-1/sqrt(in_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., in_dim) -> (..., rank) -> (..., out_dim)"""
+        A, B = self.A.to(x.dtype), self.B.to(x.dtype)
+        return self.scale * (self.dropout(x) @ A @ B)
+
+    def delta(self) -> torch.Tensor:
+        """The update as one matrix in the layout of `nn.Linear.weight`, (out_dim, in_dim)."""
+        return self.scale * (self.A @ self.B).T
+
+
+def check_settings(rank, alpha, dropout) -> None:
+    """Raise InputError when a LoRA layer cannot have these settings."""
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        raise InputError(f"rank must be a whole number of at least 1, not {rank!r}")
+    if not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
+        raise InputError(f"alpha must be a number above 0, not {alpha!r}")
+    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise InputError(f"LoRA dropout must be in [0, 1), not {dropout!r}")
+
+
+class LinearWithLoRA(nn.Module):
+    """A frozen `nn.Linear` with a trainable LoRALayer beside it, (..., in) -> (..., out)."""
+
+    def __init__(self, linear: nn.Linear, rank, alpha, dropout=0.0, rslora=False):
+        super().__init__()
+        if isinstance(linear, LinearWithLoRA):
+            raise InputError("this layer has a LoRA layer already; merge or remove it first")
+        out_dim, in_dim = linear.weight.shape
+        self.linear = linear
+        # A frozen W may be kept in bfloat16; what is trained needs float32 for its small steps.
+        dtype = torch.promote_types(linear.weight.dtype, torch.float32)
+        with linear.weight.device:  # A and B live where the layer lives, "meta" included
+            self.lora = LoRALayer(in_dim, out_dim, rank, alpha, dropout, rslora, dtype)
+        self.train(linear.training)  # in a model that evaluates, no dropout
+        self.merged, self.fused = False, True  # fused: not step by step, where that is possible
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The equation at the top of this file; `step_by_step` is the form to read."""
+        return self.together((self,), x)[0]
+
+    @staticmethod
+    def together(layers: Sequence["LinearWithLoRA"], x: torch.Tensor) -> Sequence[torch.Tensor]:
+        """What each of several layers makes of the same x; `llm.lora.fused` does it in fewer passes."""
+        if len({layer.lora.scale for layer in layers}) > 1:
+            return [layer(x) for layer in layers]
+        if not all(layer._fusible() for layer in layers):
+            return [layer.linear(x) if layer.merged else layer.step_by_step(x) for layer in layers]
+        # Under autocast all compute in its lower precision, else in that of the input.
+        kind = x.device.type
+        low_precision = torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if low_precision else x.dtype
+        tensors = [
+            [
+                None if tensor is None else tensor.to(dtype)
+                for tensor in (layer.linear.weight, layer.linear.bias, layer.lora.A, layer.lora.B)
+            ]
+            for layer in layers
+        ]
+        return lora_linears(x.to(dtype), layers[0].lora.scale, tensors)
+
+    def _fusible(self) -> bool:
+        """The fused form has no dropout and no gradient for W."""
+        dropping = self.lora.training and self.lora.dropout.p > 0
+        base_trained = any(parameter.requires_grad for parameter in self.linear.parameters())
+        return self.fused and not (self.merged or dropping or base_trained)
+
+    def step_by_step(self, x: torch.Tensor) -> torch.Tensor:
+        """The frozen layer plus the update."""
+        return self.linear(x) + self.lora(x)
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Fold the update into W, so that inference costs what it did without LoRA.
+
+        Raises InputError when it is merged already: adding the update twice is never wanted.
+        """
+        if self.merged:
+            raise InputError("the LoRA layer is merged already; unmerge it first")
+        self.linear.weight += self.lora.delta().to(self.linear.weight.dtype)
+        self.merged = True
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Take the update out of W again; W comes back to rounding.
+
+        Raises InputError when it is not merged.
+        """
+        if not self.merged:
+            raise InputError("the LoRA layer is not merged; there is nothing to unmerge")
+        self.linear.weight -= self.lora.delta().to(self.linear.weight.dtype)
+        self.merged = False

@@ -1,0 +1,32 @@
+"""A model's parameters: how many there are, which are trained, and a fingerprint of them all."""
+
+import hashlib
+
+import torch
+from torch import nn
+
+
+def parameter_counts(model: nn.Module) -> dict[str, int]:
+    """`total` and `trainable` parameters; a tensor shared by two names counts once."""
+    parameters = list(model.parameters())
+    return {
+        "total": sum(p.numel() for p in parameters),
+        "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+    }
+
+
+def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The trainable parameters by name, detached, not copied."""
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+@torch.no_grad()
+def fingerprint(model: nn.Module | dict[str, torch.Tensor]) -> str:
+    """SHA-256 of all weights, as float32, with their names and shapes: equal for equal models."""
+    state = model.state_dict() if isinstance(model, nn.Module) else model
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{name} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.numpy())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""The numbers of README.md: comparisons, searches, curves, tables."""

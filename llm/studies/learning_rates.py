@@ -1,0 +1,94 @@
+"""Learning rates chosen on the validation messages alone, and the record of how.
+
+A method that is given a rate that does not suit it looks worse than it is: full fine-tuning at
+LoRA's rate forgets what it knew, LoRA at the rate of full fine-tuning hardly moves. So each method
+of a comparison gets its own, and the test messages have no part in the choice.
+"""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from llm.training.finetuning import FinetuneSettings, finetune
+from llm.utils.files import write_json
+
+# Neighbours in a grid are a factor of about 3 apart: finer steps would follow the seeds.
+GRIDS = {
+    "full": (3e-5, 1e-4, 3e-4, 1e-3),
+    "last_block": (1e-4, 3e-4, 1e-3, 3e-3),
+    "head": (3e-3, 1e-2, 3e-2),
+    "lora": (3e-4, 1e-3, 3e-3, 1e-2),
+}
+
+
+def search_learning_rates(
+    grids: dict[str, tuple[float, ...]],
+    seeds: list[int],
+    settings: FinetuneSettings,
+    work: Path,
+    out: Path,
+    device: str = "auto",
+    report: Callable[[str], None] = print,
+) -> dict:
+    """Fine-tune with every rate and seed, and choose by the mean over the seeds.
+
+    Args:
+        grids: the rates to try, a tuple a method.
+        settings: of all runs; method, rate and seed are filled in.
+        work: a folder for the runs. One that is there already is not made again, so a search that
+            was interrupted goes on.
+        out: the JSON file to write.
+        report: is given a line after every run.
+
+    Returns:
+        what is written: `methods`, {method: {"chosen": rate, "grid": [...]}} where the grid has
+        for every rate the validation F1 and loss a seed, their mean and standard deviation; and
+        what it was made from. Highest mean F1 wins, then lowest mean loss.
+
+    Raises:
+        InputError: as `llm.training.finetuning.finetune` does.
+    """
+    methods, about = {}, {}
+    for method, rates in grids.items():
+        grid = []
+        for rate in rates:
+            measured = []
+            for seed in seeds:
+                run = replace(settings, method=method, lr=rate, seed=seed)
+                folder = work / f"{method}-lr{rate:g}-seed{seed}"
+                about = finetune(run, folder, resume=True, device=device)
+                measured.append(about["record"]["validation"])  # never ["test"]
+                report(f"{method} {rate:g} seed {seed}: validation F1 {measured[-1]['f1']:.3f}")
+            grid.append(
+                {
+                    "learning_rate": rate,
+                    **{f"validation_{key}": [m[key] for m in measured] for key in ("f1", "loss")},
+                    **{
+                        f"validation_{key}_{name}": value
+                        for key in ("f1", "loss")
+                        for name, value in mean_and_std([m[key] for m in measured]).items()
+                    },
+                }
+            )
+        best = max(grid, key=lambda row: (row["validation_f1_mean"], -row["validation_loss_mean"]))
+        methods[method] = {"chosen": best["learning_rate"], "grid": grid}
+    result = {
+        "methods": methods,
+        "seeds": seeds,
+        "settings": {**asdict(settings), "method": None, "lr": None, "seed": None},
+        "base": about["base"],
+        "data": about["data"],
+        "device": about["device"],
+        "torch": about["torch"],
+    }
+    write_json(out, result)
+    return result
+
+
+def mean_and_std(values: list[float]) -> dict[str, float | None]:
+    """`mean`, and the sample's standard deviation `std`, None for a single value."""
+    return {
+        "mean": statistics.fmean(values),
+        "std": statistics.stdev(values) if len(values) > 1 else None,
+    }

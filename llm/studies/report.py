@@ -1,0 +1,47 @@
+"""The tables of README.md that come from result files, so that text and results cannot differ.
+
+`python -m llm.studies.report` writes them anew between their marks in README.md; a test compares.
+"""
+
+import re
+
+from llm.studies.tables import curve_table, results_table
+from llm.utils.errors import InputError
+from llm.utils.files import read_json, write_text
+from llm.utils.paths import DATA, ROOT
+from llm.utils.program import run
+
+START, END = "<!-- results -->", "<!-- /results -->"
+CURVE_START, CURVE_END = "<!-- learning-curve -->", "<!-- /learning-curve -->"
+
+
+def with_table(text: str, table: str, marks: tuple[str, str] = (START, END)) -> str:
+    """`text` with `table` between the two marks. Raises InputError where the marks are absent."""
+    start, end = marks
+    pattern = re.compile(re.escape(start) + ".*?" + re.escape(end), re.DOTALL)
+    if not pattern.search(text):
+        raise InputError(f"README.md has no place for the table: put {start} and {end} into it")
+    return pattern.sub(lambda _: f"{start}\n{table}\n{end}", text)
+
+
+def up_to_date(text: str) -> str:
+    """README.md's text with both tables as the committed results have them."""
+    text = with_table(text, results_table(read_json(DATA / "results.json")))
+    curve = read_json(DATA / "learning_curve.json")
+    return with_table(text, curve_table(curve), (CURVE_START, CURVE_END))
+
+
+def main() -> int:
+    """Bring README.md up to date with the results in data/. Returns the exit status."""
+
+    def update() -> None:
+        path = ROOT / "README.md"
+        if not path.exists():
+            raise InputError("there is no README.md")
+        write_text(path, up_to_date(path.read_text(encoding="utf-8")))
+
+    return run(update)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

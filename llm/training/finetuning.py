@@ -1,0 +1,258 @@
+"""One fine-tuning run, from options to a folder: load, split, adapt, train, measure, save."""
+
+import json
+import math
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import sklearn.metrics  # noqa: F401  imported here, not in the middle of a run that is measured
+import torch
+
+from llm.data.batching import Encoded, encode_messages, steps_per_epoch
+from llm.data.messages import Collection, Splits, describe, load_task, split
+from llm.data.tokenizer import load_tokenizer
+from llm.formats.base import load_base, load_config
+from llm.formats.finetuned import RUN, read_about, save_finetuned
+from llm.inference.evaluation import classification_metrics, classify
+from llm.lora.methods import LoRASettings, apply_method, check_method
+from llm.model.classifier import GPTClassifier
+from llm.model.parameters import fingerprint, parameter_counts
+from llm.training import distributed
+from llm.training.checkpoint import CHECKPOINT
+from llm.training.classification import ClassificationTask
+from llm.training.device import autocast, keep_freed_memory, peak_memory_bytes, pick_device
+from llm.training.loop import TrainSettings, train
+from llm.training.memory import memory_account
+from llm.training.speed import frozen_in_bfloat16
+from llm.utils.errors import InputError
+from llm.utils.files import locked_folder, remove, write_json
+
+# Highest learning rate of each method. Chosen on the validation messages alone; the search is
+# recorded in data/learning_rates.json and repeated by
+# `python chapters/ch08_classification.py --search`.
+LEARNING_RATES = {"full": 1e-4, "last_block": 3e-4, "head": 1e-2, "lora": 3e-3}
+
+# On a GPU messages are padded to a multiple of so many tokens: few shapes of batches to record.
+RECORDED_WIDTH = 32
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """Everything that decides how a run ends."""
+
+    method: str = "lora"
+    lora: LoRASettings = field(default_factory=LoRASettings)
+    model: str = "mini"  # a preset's name or a folder
+    weights: str = "pretrained"  # or "random"
+    task: str = "spam"
+    data: str | None = None  # None: the messages that are installed; "full"; a file
+    balanced: bool = False  # as many ham as spam in the training messages
+    limit: int | None = None  # training messages; None: all
+    epochs: int = 5
+    batch_size: int = 32
+    lr: float | None = None  # None: what LEARNING_RATES says
+    precision: str = "fp32"
+    seed: int = 0  # of the head, of A and of the order of the messages
+    split_seed: int = 0  # of the split into training, validation and test messages
+
+    def __post_init__(self):
+        check_method(self.method)
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.lr is None:
+            object.__setattr__(self, "lr", LEARNING_RATES[self.method])
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise InputError(f"the learning rate must be a positive number, not {self.lr}")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The messages of a run, ready for the model."""
+
+    collection: Collection
+    splits: Splits
+    train: Encoded
+    validation: Encoded
+    test: Encoded
+
+    def report(self) -> str:
+        """What was read, removed and cut, for people."""
+        cut = sum(part.cut for part in (self.train, self.validation, self.test))
+        lines = describe(self.collection, self.splits)
+        return lines + (f"\n{cut} messages are longer than the context and were cut" if cut else "")
+
+
+def prepare_messages(settings: FinetuneSettings, tokenizer, context_length: int) -> Prepared:
+    """Load, deduplicate, split and tokenize the messages of a run."""
+    collection = load_task(settings.task, settings.data)
+    splits = split(collection, settings.split_seed, settings.balanced, settings.limit)
+
+    def encode(messages) -> Encoded:
+        texts, labels = [m.text for m in messages], [m.label for m in messages]
+        return encode_messages(tokenizer, texts, labels, context_length)
+
+    parts = (splits.train, splits.validation, splits.test)
+    return Prepared(collection, splits, *map(encode, parts))
+
+
+def build_classifier(settings: FinetuneSettings, device: str) -> tuple[GPTClassifier, int, dict]:
+    """The base with a fresh head, made trainable as the method says.
+
+    The head depends on the seed alone, so that all methods start from the same one.
+
+    Returns:
+        (the model, how many of its blocks stay frozen, the description of its base)
+    """
+    body = load_base(settings.model, settings.weights, settings.seed)
+    base = {
+        "model": settings.model,
+        "weights": settings.weights,
+        "seed": settings.seed,
+        "fingerprint": fingerprint(body),
+    }
+    torch.manual_seed(settings.seed)
+    model = GPTClassifier(body.config, body=body)
+    start = apply_method(model, settings.method, settings.lora)
+    return model.to(device), start, base
+
+
+def finetune(
+    settings: FinetuneSettings,
+    out: str | Path,
+    resume: bool = False,
+    device: str = "auto",
+    quiet: bool = True,
+    report: bool = True,
+) -> dict:
+    """Run it, and leave a folder that `llm.formats.finetuned.load_finetuned` reads.
+
+    Args:
+        quiet: print nothing on stderr; otherwise progress, and with `report` what was read.
+
+    Returns:
+        the content of the folder's run.json; `record` in it is a run of `results.json`.
+
+    Raises:
+        InputError: for bad options or data, a folder in use, a full disk, a loss that is not
+            finite.
+    """
+    out = Path(out)
+    with distributed.team(), locked_folder(out) if distributed.first() else nullcontext():
+        about = _finished(settings, out) if resume else None
+        return about or _finetune(settings, out, resume, pick_device(device), quiet, report)
+
+
+def _finished(settings: FinetuneSettings, out: Path) -> dict | None:
+    """The run.json of a run that is done; None where there is something to go on with."""
+    if not (out / RUN).exists():
+        return None
+    about = read_about(out)
+    if about.get("settings") == json.loads(json.dumps(asdict(settings))):
+        if distributed.first():
+            remove(out / CHECKPOINT)  # killed between its last two actions
+        return about
+    if (out / CHECKPOINT).exists():
+        return None  # a second run into this folder, killed before it replaced the first
+    raise InputError(f"{out} holds a finished run with other options; choose another --out")
+
+
+def _finetune(settings, out, resume, device, quiet, report) -> dict:
+    import torch._dynamo  # noqa: F401  66 MB that AdamW would load while the run is measured
+
+    keep_freed_memory()
+    config = load_config(settings.model)
+    tokenizer = load_tokenizer(settings.model, config.vocab_size)
+    data = prepare_messages(settings, tokenizer, config.context_length)
+    # From here on memory grows by what the method needs, and by nothing else.
+    on_gpu = device == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() if on_gpu else peak_memory_bytes(device)
+    model, start, base = build_classifier(settings, device)
+    if report and not quiet and distributed.first():
+        print(data.report(), file=sys.stderr)
+    started = time.perf_counter()
+    width = RECORDED_WIDTH if on_gpu else 1
+    task = ClassificationTask(  # sends the messages through the frozen blocks, if there are any
+        model, data.train, data.validation, settings.batch_size, settings.seed, start, width
+    )
+    prefix_seconds = time.perf_counter() - started if start else 0.0
+    per_epoch = steps_per_epoch(len(data.train), settings.batch_size)
+    training = TrainSettings(
+        steps=settings.epochs * per_epoch,
+        lr=settings.lr,
+        evaluate_every=per_epoch,
+        precision=settings.precision,
+        record=on_gpu and not start,  # kept hidden states come in too many shapes
+        seed=settings.seed,
+    )
+    identity = {"finetuning": asdict(settings), "data": data.collection.sha256, "base": base}
+    lower = on_gpu and settings.precision == "bf16" and settings.method == "lora"
+    with frozen_in_bfloat16(model) if lower else nullcontext():
+        if lower:
+            torch.cuda.reset_peak_memory_stats()  # the weights in float32 are gone
+        with autocast(device, settings.precision):
+            account = memory_account(model, lambda: task.loss(model, task.largest_batch()))
+        history = train(model, task, training, out, resume, identity, quiet)
+        peak = peak_memory_bytes(device) - before
+
+    seconds = history["train_seconds"] + prefix_seconds
+    counts = parameter_counts(model)
+    lora = settings.lora if settings.method == "lora" else None
+    record = {
+        "method": settings.method,
+        "seed": settings.seed,
+        "rank": lora.rank if lora else None,
+        "alpha": lora.alpha if lora else None,
+        "total_parameters": counts["total"],
+        "trainable_parameters": counts["trainable"],
+        "saved_bytes": 0,
+        "memory_bytes": account,
+        "peak_memory_bytes": peak,
+        "train_seconds": seconds,
+        "examples_per_second": settings.epochs * len(data.train) / seconds,
+        "learning_rate": settings.lr,
+        "best_epoch": history["best_step"] / per_epoch,
+        "base_unchanged": body_fingerprint(model) == base["fingerprint"],
+        "validation": measures(model, data.validation),
+        "test": measures(model, data.test),
+    }
+    about = {
+        "method": settings.method,
+        "task": settings.task,
+        "labels": list(data.collection.labels),
+        "base": base,
+        "lora": asdict(lora) if lora else None,
+        "settings": asdict(settings),
+        "data": data_record(data),
+        "torch": torch.__version__,
+        "device": device,
+        "record": record,
+    }
+    if distributed.first():
+        write_json(out / "history.json", history)
+        save_finetuned(out, model, about)
+        remove(out / CHECKPOINT)
+    return about
+
+
+def body_fingerprint(model: GPTClassifier) -> str:
+    """The fingerprint of the body as it would be without its LoRA layers."""
+    state = model.body.state_dict().items()
+    plain = {name.replace(".linear.", "."): t for name, t in state if ".lora." not in name}
+    return fingerprint(plain)
+
+
+def measures(model: GPTClassifier, messages: Encoded) -> dict:
+    """The measures of a model on labelled messages."""
+    return classification_metrics(messages.labels, classify(model, messages)[:, 1])
+
+
+def data_record(data: Prepared) -> dict:
+    """The `data` object of `results.json`."""
+    counts = {name: len(getattr(data, name)) for name in ("train", "validation", "test")}
+    return {**data.collection.record(), **counts, "cut": data.train.cut}
