@@ -25,7 +25,7 @@ from lesson_plots import attention_figure
 from llm.data.messages import load_messages, split
 from llm.data.tokenizer import mini_tokenizer
 from llm.formats.base import load_base
-from llm.model.attention import attention_step_by_step
+from llm.model.attention import attention_step_by_step, causal
 
 
 def options(parser):
@@ -103,9 +103,8 @@ def written_out_and_fused(model, ids):
         f"{tuple(queries.shape)}: batch, heads, tokens, width of a head. The written-out form "
         "makes a tokens-by-tokens table for every head; the fused kernel never stores it."
     )
-    slow = attention_step_by_step(queries, keys, values).transpose(1, 2).flatten(2)
-    packed = [part.transpose(1, 2).flatten(2) for part in (queries, keys, values)]
-    fused = model.trf_blocks[0].att.attend(*packed)  # (1, tokens, emb_dim)
+    slow = attention_step_by_step(queries, keys, values)  # (1, n_heads, tokens, head_dim)
+    fused = causal(queries, keys, values)
     listing(
         f"largest output      {fused.abs().max():.3e}",
         f"largest difference  {(slow - fused).abs().max():.3e}",

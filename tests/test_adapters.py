@@ -123,13 +123,13 @@ def test_switching_copies_nothing(adapters):
 def test_a_mixed_batch_is_one_forward_pass_and_equals_one_by_one(adapters, monkeypatch):
     names = ["spam", "question", "everything", "question", "spam", "everything", "question"]
     passes = []
-    attend = MultiHeadAttention.forward
+    combine = MultiHeadAttention.combine
 
     def counted(self, *arguments, **options):
         passes.append(self)
-        return attend(self, *arguments, **options)
+        return combine(self, *arguments, **options)
 
-    monkeypatch.setattr(MultiHeadAttention, "forward", counted)
+    monkeypatch.setattr(MultiHeadAttention, "combine", counted)
     adapters.use("question")
     mixed = adapters.classify_mixed(TEXTS, names)
     assert len(passes) == SMALL.n_layers

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twins import TINY, random_model
 
-from llm.model.attention import MultiHeadAttention, attention_step_by_step, last_tokens
+from llm.model.attention import MultiHeadAttention, attention_step_by_step, causal
+from llm.model.layouts import Packed, PaddedRows
 
 
 def qkv(*shape, seed=0):
@@ -31,8 +32,10 @@ def test_step_by_step_equals_pytorchs_kernel(tokens):
 def test_the_form_in_use_equals_the_form_to_read(attention, tokens):
     queries, keys, values = qkv(3, tokens, TINY.emb_dim)
     heads = [x.view(3, tokens, 4, 8).transpose(1, 2) for x in (queries, keys, values)]
-    expected = attention_step_by_step(*heads).transpose(1, 2).reshape(3, tokens, TINY.emb_dim)
-    torch.testing.assert_close(attention.attend(queries, keys, values), expected)
+    expected = attention_step_by_step(*heads)
+    torch.testing.assert_close(causal(*heads), expected)
+    expected = attention.out_proj(expected.transpose(1, 2).reshape(3, tokens, TINY.emb_dim))
+    torch.testing.assert_close(attention.combine(queries, keys, values, causal), expected)
 
 
 def test_two_tokens_by_hand():
@@ -62,28 +65,29 @@ def test_packed_and_padded_rows_and_each_alone_agree(lengths):
     rows = torch.full((len(lengths), max(lengths) + 2, TINY.emb_dim), 7.0, dtype=torch.float64)
     for row, message in zip(rows, messages, strict=True):
         row[: len(message)] = message
-    for given_lengths in (lengths, torch.tensor(lengths)):
-        packed = attention(torch.cat(messages), given_lengths)
-        torch.testing.assert_close(packed, torch.cat(alone))
-        padded = attention(rows, given_lengths)
-        for row, message in zip(padded, alone, strict=True):
-            torch.testing.assert_close(row[: len(message)], message)
-        expected = torch.stack([m[-1] for m in alone])
-        for x in (torch.cat(messages), rows):
-            only = attention(x, given_lengths, last_only=True)
-            torch.testing.assert_close(only, expected)
+    end_to_end = torch.cat(messages)[None]
+    packed = attention(end_to_end, Packed(torch.tensor(lengths)).attend)
+    torch.testing.assert_close(packed[0], torch.cat(alone))
+    padded = attention(rows, PaddedRows(torch.tensor(lengths)).attend)
+    for row, message in zip(padded, alone, strict=True):
+        torch.testing.assert_close(row[: len(message)], message)
 
 
-def test_last_tokens_of_both_layouts():
-    packed = torch.arange(6.0)[:, None]
-    assert last_tokens(packed, [1, 2, 3]).flatten().tolist() == [0, 2, 5]
-    rows = torch.tensor([[0.0, 9, 9], [1, 2, 9], [3, 4, 5]])[..., None]
-    assert last_tokens(rows, torch.tensor([1, 2, 3])).flatten().tolist() == [0, 2, 5]
+def test_last_tokens_and_messages_of_both_layouts():
+    lengths = torch.tensor([1, 2, 3])
+    packed, rows = torch.arange(6.0)[None, :, None], torch.full((3, 4, 1), 9.0)
+    for row, message in zip(rows, ([0], [1, 2], [3, 4, 5]), strict=True):
+        row[: len(message), 0] = torch.tensor(message, dtype=torch.float)
+    for layout, x in ((Packed(lengths), packed), (PaddedRows(lengths), rows)):
+        assert layout.last(x).flatten().tolist() == [0, 2, 5]
+        assert [m.flatten().tolist() for m in layout.messages(x)] == [[0], [1, 2], [3, 4, 5]]
+    assert Packed(lengths).last(packed).shape == (1, 3, 1)
+    assert PaddedRows(lengths).last(rows).shape == (3, 1, 1)
 
 
 def test_gradients_are_those_of_the_form_to_read(attention):
     x = torch.randn(5, TINY.emb_dim, dtype=torch.float64, requires_grad=True)
-    attention(x, [2, 3]).square().sum().backward()
+    attention(x[None], Packed(torch.tensor([2, 3])).attend).square().sum().backward()
     fast, x.grad = x.grad, None
     outputs = []
     for message in x.split([2, 3]):

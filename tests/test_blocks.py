@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from twins import TINY, hf_twin, random_model
 
 from llm.model.blocks import GELU, LayerNorm, gelu_step_by_step, layer_norm_step_by_step
+from llm.model.layouts import Packed, PaddedRows, last_tokens_of_block
 
 
 @pytest.mark.parametrize("shape", [(5, 32), (2, 3, 32)])
@@ -59,10 +60,13 @@ def test_each_block_equals_transformers():
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_last_only_equals_the_last_token_of_all(packed):
+def test_the_last_tokens_alone_equal_the_last_token_of_all(packed):
     block = random_model(dtype=torch.float64).trf_blocks[1]
     lengths = torch.tensor([4, 1, 6])
     messages = [torch.randn(n, TINY.emb_dim, dtype=torch.float64) for n in lengths.tolist()]
-    x = torch.cat(messages) if packed else torch.nn.utils.rnn.pad_sequence(messages, True)
+    padded = torch.nn.utils.rnn.pad_sequence(messages, True)
+    x, layout = (
+        (torch.cat(messages)[None], Packed(lengths)) if packed else (padded, PaddedRows(lengths))
+    )
     expected = torch.stack([block(m[None])[0, -1] for m in messages])
-    torch.testing.assert_close(block(x, lengths, last_only=True), expected)
+    torch.testing.assert_close(last_tokens_of_block(block, x, layout).flatten(0, 1), expected)

@@ -81,10 +81,10 @@ def test_both_layouts_and_the_computation_of_all_tokens_agree():
 @LAYOUTS
 def test_cutting_the_body_in_two_changes_nothing(packed):
     model, (ids, lengths) = classifier(packed), batch(messages_of([5, 2, 11]))
-    x = model.embed(ids, lengths)
+    x, layout = model.embed(ids, lengths)
     for stop, block in enumerate(model.body.trf_blocks, start=1):
-        x = block(x, lengths)
-        answer = model(x, lengths, start=stop)
+        x = block(x, layout.attend)
+        answer = model.from_hidden(x, layout, start=stop)
         torch.testing.assert_close(answer, model(ids, lengths), atol=1e-10, rtol=0)
 
 

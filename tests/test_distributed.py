@@ -27,7 +27,8 @@ from llm.model.classifier import GPTClassifier
 from llm.model.config import GPTConfig
 from llm.utils.files import write_json, write_tensors
 from llm.lora.methods import LoRASettings, apply_method
-from llm.training.loop import TrainSettings, train
+from llm.training.loop import train
+from llm.training.settings import TrainSettings
 
 torch.set_num_threads(1)
 method, accumulate, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])

@@ -29,7 +29,8 @@ from llm.lora.methods import apply_method
 from llm.model.classifier import GPTClassifier
 from llm.training.checkpoint import CHECKPOINT
 from llm.training.classification import ClassificationTask
-from llm.training.loop import TrainSettings, train
+from llm.training.loop import train
+from llm.training.settings import TrainSettings
 from llm.utils.errors import InputError
 from llm.utils.files import open_tensors
 

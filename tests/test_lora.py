@@ -1,5 +1,6 @@
 """LoRA: its two promises (nothing changes at first, W never changes), its sums, and peft's."""
 
+import copy
 import math
 
 import pytest
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from twins import TINY, hf_config, in_hf_names, random_ids, randomise
 
+from llm.lora.fused import FusedLinearWithLoRA, fuse, fused_outputs
 from llm.lora.fused_compiled import joined_lora_linears
 from llm.lora.inject import (
     BLOCK_TARGETS,
@@ -19,6 +21,7 @@ from llm.lora.inject import (
     unmerge,
 )
 from llm.lora.layer import LinearWithLoRA, LoRALayer
+from llm.model.attention import MultiHeadAttention
 from llm.model.classifier import GPTClassifier
 from llm.model.config import PRESETS, GPTConfig
 from llm.model.gpt import GPTModel
@@ -136,9 +139,12 @@ def test_the_form_in_use_equals_the_form_to_read(bias, shape):
     torch.manual_seed(0)
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     results = []
-    for form in (layer, layer.step_by_step):
+    fused = copy.deepcopy(layer)
+    fuse(fused)
+    assert type(layer) is LinearWithLoRA and type(fused) is FusedLinearWithLoRA
+    for form in (fused, layer):
         y = form(x)
-        results.append([y, *torch.autograd.grad(y.square().sum(), [x, layer.lora.A, layer.lora.B])])
+        results.append([y, *torch.autograd.grad(y.square().sum(), [x, form.lora.A, form.lora.B])])
     for fast, plain in zip(*results, strict=True):
         torch.testing.assert_close(fast, plain, atol=1e-12, rtol=1e-12)
 
@@ -178,10 +184,13 @@ def test_layers_that_read_the_same_x_together_equal_each_alone(change, used):
     x = torch.randn(2, 4, 5, dtype=torch.float64, requires_grad=True)
     inputs = [x, *(p for layer in layers for p in layer.lora.parameters())]
     results = []
-    for outputs in (
-        LinearWithLoRA.together(layers, x),
-        [layer.linear(x) if layer.merged else layer.step_by_step(x) for layer in layers],
-    ):
+    plain = MultiHeadAttention(TINY)
+    fused = MultiHeadAttention(TINY)
+    fuse(fused)
+    expected = plain.project(x, layers)
+    for layer in layers:
+        fuse(layer)
+    for outputs in (fused.project(x, layers), expected):
         loss = sum(outputs[index].square().sum() for index in used)
         gradients = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
         results.append([*outputs, *gradients])
@@ -194,8 +203,11 @@ def test_gradcheck_together():
     x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
     factors = [p for layer in layers for p in (layer.lora.A, layer.lora.B)]
 
+    for layer in layers:
+        fuse(layer)
+
     def forward(x, *_):
-        return LinearWithLoRA.together(layers, x)
+        return fused_outputs(layers, x)
 
     assert torch.autograd.gradcheck(forward, (x, *factors))
 
@@ -218,6 +230,7 @@ def test_the_equation_by_hand():
 @pytest.mark.parametrize("bias", [True, False])
 def test_gradcheck(bias):
     layer = layer_for(bias=bias)
+    fuse(layer)
     A, B = layer.lora.A, layer.lora.B
 
     def forward(x, a, b):
@@ -230,6 +243,7 @@ def test_gradcheck(bias):
 
 def test_only_the_gradients_asked_for():
     layer = layer_for()
+    fuse(layer)
     layer.lora.B.requires_grad_(True)
     layer(torch.randn(4, 5, dtype=torch.float64)).sum().backward()
     assert layer.lora.B.grad is not None
@@ -238,6 +252,7 @@ def test_only_the_gradients_asked_for():
 
 def test_a_second_derivative_is_refused_rather_than_wrong():
     layer = layer_for()
+    fuse(layer)
     x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):

@@ -17,8 +17,9 @@ from llm.data.tokenizer import END_OF_TEXT, load_tokenizer, mini_tokenizer
 from llm.formats.base import load_base
 from llm.model.config import GPTConfig
 from llm.model.parameters import fingerprint
-from llm.training.loop import TrainSettings, learning_rate
+from llm.training.loop import learning_rate
 from llm.training.pretraining import NextTokenLoss, PretrainSettings, PretrainTask, pretrain
+from llm.training.settings import TrainSettings
 from llm.utils.errors import InputError
 from llm.utils.files import read_json, read_tensors
 

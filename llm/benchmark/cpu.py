@@ -44,7 +44,8 @@ def prefix(given) -> dict:
     from llm.model.classifier import GPTClassifier
     from llm.model.config import PRESETS
     from llm.training.classification import ClassificationTask
-    from llm.training.loop import TrainSettings, train
+    from llm.training.loop import train
+    from llm.training.settings import TrainSettings
 
     torch.set_num_threads(given.threads)
     every = real_messages("mini")

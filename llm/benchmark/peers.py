@@ -4,7 +4,7 @@ Every contender gets the same messages, the same shape and the same optimiser (A
 what it does when used as its authors show it:
 
 * `ours`: this project;
-* `naive`: this project with `LinearWithLoRA.step_by_step`, the lesson's layer;
+* `naive`: this project with the plain `LinearWithLoRA`, the lesson's layer;
 * `book`: `llms-from-scratch` (Raschka 2024, appendix E): every message padded to the longest of
   all, the class scores computed for every token;
 * `book-fast`: the same with its `GPTModelFast`;
@@ -23,19 +23,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from llm.data.batching import Batch, Encoded, batch_indices, collate, encode_messages
-from llm.lora.inject import lora_layers
 from llm.lora.methods import LoRASettings, apply_method
 from llm.model.classifier import GPTClassifier
 from llm.model.config import PRESETS, GPTConfig
 from llm.training.device import autocast
-from llm.training.loop import TrainSettings, make_optimizer
+from llm.training.settings import TrainSettings
 from llm.training.speed import (
-    RecordedSteps,
+    CUDAGraphSteps,
     compile_blocks,
     keep_frozen_in_bfloat16,
     recompute_all,
     recompute_cheap,
 )
+from llm.training.step import make_optimizer
 from llm.utils.errors import InputError
 
 # Distribution, module, how to get it. None of them is needed to run this project.
@@ -152,9 +152,8 @@ def _lower_precision(job: Job):
 def _ours(job: Job) -> Step:
     with torch.device(job.device):
         model = GPTClassifier(job.config)
-        apply_method(model, job.method, LoRASettings(job.rank, 16))
-    for layer in lora_layers(model).values():
-        layer.fused = job.contender != "naive"
+        fast = job.contender != "naive"
+        apply_method(model, job.method, LoRASettings(job.rank, 16), fast)
     if job.precision == "bf16":
         keep_frozen_in_bfloat16(model)
     if job.recompute != "nothing":
@@ -172,7 +171,7 @@ def _ours(job: Job) -> Step:
     if job.record:
         step.run(0)  # AdamW makes its state at its first step: it belongs to the recording's peak
         trainable = [p for p in model.parameters() if p.requires_grad]
-        recorded = RecordedSteps(loss_of, trainable)
+        recorded = CUDAGraphSteps(loss_of, trainable)
 
         def run(i: int) -> torch.Tensor:
             value = recorded(_batch(job, i))

@@ -261,13 +261,16 @@ class MixedLinear(nn.Module):
         self.messages, self.tokens = messages, tokens
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Packed tokens, padded rows, or one row a message (the last block's last tokens)."""
+        """Packed tokens, padded rows, or one token a message (the last block's last tokens)."""
         y = self.linear(x)
-        packed = x.dim() == 2 and len(x) == sum(self.tokens)
-        sizes = self.tokens if packed else self.messages
-        for update, rows, out in zip(self.updates, x.split(sizes), y.split(sizes)):
+        rows, outs = x.flatten(0, 1), y.flatten(0, 1)  # `outs` is a view of y
+        if len(rows) == sum(self.tokens):
+            sizes = self.tokens
+        else:  # as many tokens for each message: padded rows, or one
+            sizes = [count * len(rows) // sum(self.messages) for count in self.messages]
+        for update, part, out in zip(self.updates, rows.split(sizes), outs.split(sizes)):
             if update is not None:
-                out += update(rows)  # `out` is a view: this changes y
+                out += update(part)  # this changes y
         return y
 
 

@@ -4,7 +4,7 @@ Precision, recall and F1 are for the positive class (spam). With 11 % spam, answ
 everything is 89 % accurate: read accuracy beside F1 and balanced accuracy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -14,6 +14,29 @@ from llm.utils.errors import InputError
 
 
 @torch.no_grad()
+def probabilities(
+    logits_of: Callable[[list[int]], torch.Tensor], lengths: Sequence[int], token_budget: int = 2048
+) -> torch.Tensor:
+    """Class probabilities of messages, in batches of like length.
+
+    Args:
+        logits_of: takes the places of some messages, returns their logits (batch, n_classes).
+        lengths: tokens in each message.
+        token_budget: tokens in a batch at most, padding included.
+
+    Returns:
+        (messages, n_classes), on the CPU, in the order of `lengths`.
+    """
+    found: list[torch.Tensor] = []
+    order: list[int] = []
+    for indices in sorted_batches(lengths, token_budget):
+        found.append(torch.softmax(logits_of(indices).float(), dim=-1).cpu())
+        order += indices
+    result = torch.cat(found)
+    result[order] = result.clone()
+    return result
+
+
 def classify(model: GPTClassifier, messages: Encoded, token_budget: int = 2048) -> torch.Tensor:
     """Probabilities (messages, n_classes), on the CPU, in the order the messages came.
 
@@ -22,16 +45,18 @@ def classify(model: GPTClassifier, messages: Encoded, token_budget: int = 2048) 
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    lengths = [len(ids) for ids in messages.ids]
-    probabilities = torch.empty(len(messages), model.n_classes)
-    for indices in sorted_batches(lengths, token_budget):
+
+    def logits_of(indices: list[int]) -> torch.Tensor:
         batch = collate(messages, indices, device)
-        logits = model(batch.ids, batch.lengths)  # (batch, n_classes)
-        probabilities[indices] = torch.softmax(logits.float(), dim=-1).cpu()
+        return model(batch.ids, batch.lengths)  # (batch, n_classes)
+
+    if not len(messages):
+        return torch.empty(0, model.n_classes)
+    found = probabilities(logits_of, [len(ids) for ids in messages.ids], token_budget)
     model.train(was_training)
-    if not torch.isfinite(probabilities).all():
+    if not torch.isfinite(found).all():
         raise InputError("the model's answers are not finite numbers: its weights are damaged")
-    return probabilities
+    return found
 
 
 def classification_metrics(labels: Sequence[int], positive: torch.Tensor) -> dict[str, float]:
@@ -48,10 +73,10 @@ def classification_metrics(labels: Sequence[int], positive: torch.Tensor) -> dic
     from sklearn import metrics
 
     labels = list(labels)
-    probabilities = positive.double().clamp(1e-12, 1 - 1e-12)
-    predicted = (probabilities > 0.5).long().tolist()
+    likely = positive.double().clamp(1e-12, 1 - 1e-12)
+    predicted = (likely > 0.5).long().tolist()
     truth = torch.tensor(labels, dtype=torch.float64)
-    likelihood = truth * probabilities.log() + (1 - truth) * (1 - probabilities).log()
+    likelihood = truth * likely.log() + (1 - truth) * (1 - likely).log()
     precision, recall, f1, _ = metrics.precision_recall_fscore_support(
         labels, predicted, labels=[1], average=None, zero_division=0
     )
@@ -65,6 +90,6 @@ def classification_metrics(labels: Sequence[int], positive: torch.Tensor) -> dic
         "precision": float(precision[0]),
         "recall": float(recall[0]),
         "f1": float(f1[0]),
-        "roc_auc": float(metrics.roc_auc_score(labels, probabilities)) if both else None,
+        "roc_auc": float(metrics.roc_auc_score(labels, likely)) if both else None,
         "loss": float(-likelihood.mean()),
     }

@@ -7,25 +7,39 @@ keys and values never change, because no token looks ahead, so they are kept.
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 
+from llm.model.attention import causal
 from llm.model.gpt import GPTModel
 from llm.utils.errors import InputError
 
 
 class LayerCache:
-    """Keys and values of all tokens so far, of one block, each (batch, heads, tokens, head_dim)."""
+    """Keys and values of all tokens so far, of one block: an `attend` for its attention."""
 
     def __init__(self):
-        self.keys: torch.Tensor | None = None
+        self.keys: torch.Tensor | None = None  # (batch, n_heads, tokens, head_dim)
         self.values: torch.Tensor | None = None
 
-    def append(self, keys: torch.Tensor, values: torch.Tensor):
-        """Add those of new tokens; returns all keys and all values."""
-        if self.keys is not None:
-            keys = torch.cat([self.keys, keys], dim=-2)
-            values = torch.cat([self.values, values], dim=-2)
-        self.keys, self.values = keys, values
-        return keys, values
+    def __call__(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        dropout_p: float = 0.0,
+    ) -> torch.Tensor:
+        """New tokens, (batch, n_heads, new, head_dim), look at all earlier ones and are kept."""
+        if self.keys is None:
+            self.keys, self.values = keys, values
+            return causal(queries, keys, values, dropout_p)
+        self.keys = torch.cat([self.keys, keys], dim=2)
+        self.values = torch.cat([self.values, values], dim=2)
+        new, seen, mask = queries.shape[2], self.keys.shape[2], None
+        if new > 1:  # new token i looks at all that was cached, and at new ones up to i
+            mask = torch.ones(new, seen, dtype=torch.bool, device=keys.device).tril(seen - new)
+        return F.scaled_dot_product_attention(
+            queries, self.keys, self.values, attn_mask=mask, dropout_p=dropout_p
+        )
 
 
 class KeyValueCache:

@@ -1,8 +1,8 @@
 """LoRA layers in as few passes over memory as can be; the numbers are those of the plain form.
 
-`LinearWithLoRA.step_by_step` is the form to read. LoRA has a third less arithmetic than training W
-itself, but at small widths this form loses a good part of that again: it writes x A B and the sum
-as tensors of their own and reads them again, forward and backward. Here instead
+`LinearWithLoRA` in `llm.lora.layer` is the form to read. LoRA has a third less arithmetic than
+training W itself, but at small widths that form loses a good part of it again: it writes x A B and
+the sum as tensors of their own and reads them again, forward and backward. Here instead
 
 * `addmm_` adds a product into a tensor that is there already;
 * layers that read the same x (query, key and value) share one product with their A matrices side
@@ -12,6 +12,7 @@ as tensors of their own and reads them again, forward and backward. Here instead
 * thin products are taken in the order in which the CPU's matrix library is fast: for 1,062 tokens
   of width 1,024 at rank 8, (gradient.T @ x).T takes 0.3 ms, x.T @ gradient 1.8 ms.
 
+`fuse` puts these forms in place of the plain ones; fine-tuning does so (`llm.lora.methods`).
 `llm.lora.fused_compiled` is the form for PyTorch's compiler.
 """
 
@@ -19,9 +20,69 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.autograd.function import once_differentiable
 
 from llm.lora.fused_compiled import joined_lora_linears
+from llm.lora.layer import LinearWithLoRA
+from llm.model.attention import MultiHeadAttention
+
+
+def fuse(model: nn.Module) -> None:
+    """Give every LoRA layer, and the attention above it, its fast form, in place.
+
+    Only the class of the modules changes, so weights, names and references stay what they are.
+    """
+    for module in model.modules():
+        if type(module) is LinearWithLoRA:
+            module.__class__ = FusedLinearWithLoRA
+        if type(module) is MultiHeadAttention:
+            module.__class__ = FusedAttention
+
+
+class FusedLinearWithLoRA(LinearWithLoRA):
+    """A LinearWithLoRA in fewer passes over memory."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., in) -> (..., out), the numbers of LinearWithLoRA."""
+        return fused_outputs((self,), x)[0] if self.fusible else super().forward(x)
+
+    @property
+    def fusible(self) -> bool:
+        """The fused form has no dropout and no gradient for W."""
+        dropping = self.lora.training and self.lora.dropout.p > 0
+        base_trained = any(parameter.requires_grad for parameter in self.linear.parameters())
+        return not (self.merged or dropping or base_trained)
+
+
+class FusedAttention(MultiHeadAttention):
+    """Attention whose query, key and value layers share the work of x A.
+
+    Adapters exchange layers, so what they are is looked up at each call.
+    """
+
+    def project(self, x: torch.Tensor, layers: Sequence[nn.Module]) -> Sequence[torch.Tensor]:
+        """What each layer makes of the same x: (batch, tokens, emb_dim), one a layer."""
+        fusible = all(isinstance(layer, FusedLinearWithLoRA) and layer.fusible for layer in layers)
+        if fusible and len({layer.lora.scale for layer in layers}) == 1:
+            return fused_outputs(layers, x)
+        return super().project(x, layers)
+
+
+def fused_outputs(layers: Sequence[FusedLinearWithLoRA], x: torch.Tensor) -> tuple:
+    """What each of several fusible layers of one scale makes of the same x."""
+    # Under autocast all compute in its lower precision, else in that of the input.
+    kind = x.device.type
+    low_precision = torch.is_autocast_enabled(kind)
+    dtype = torch.get_autocast_dtype(kind) if low_precision else x.dtype
+    tensors = [
+        [
+            None if tensor is None else tensor.to(dtype)
+            for tensor in (layer.linear.weight, layer.linear.bias, layer.lora.A, layer.lora.B)
+        ]
+        for layer in layers
+    ]
+    return lora_linears(x.to(dtype), layers[0].lora.scale, tensors)
 
 
 def lora_linears(x: torch.Tensor, scale: float, layers: Sequence[tuple]) -> tuple:

@@ -12,12 +12,10 @@ Worked numbers, for a 768 x 768 layer of GPT-2 at rank 16: W has 589,824 weights
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from llm.lora.fused import lora_linears
 from llm.utils.errors import InputError
 
 
@@ -45,7 +43,16 @@ class LoRALayer(nn.Module):
     Raises InputError when a setting is out of its range.
     """
 
-    def __init__(self, in_dim, out_dim, rank, alpha, dropout=0.0, rslora=False, dtype=None):
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        rslora: bool = False,
+        dtype: torch.dtype | None = None,
+    ):
         super().__init__()
         check_settings(rank, alpha, dropout)
         self.rank, self.alpha, self.rslora = rank, alpha, rslora
@@ -76,9 +83,19 @@ def check_settings(rank, alpha, dropout) -> None:
 
 
 class LinearWithLoRA(nn.Module):
-    """A frozen `nn.Linear` with a trainable LoRALayer beside it, (..., in) -> (..., out)."""
+    """A frozen `nn.Linear` with a trainable LoRALayer beside it, (..., in) -> (..., out).
 
-    def __init__(self, linear: nn.Linear, rank, alpha, dropout=0.0, rslora=False):
+    `llm.lora.fused` computes the same with fewer passes over memory.
+    """
+
+    def __init__(
+        self,
+        linear: nn.Linear,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        rslora: bool = False,
+    ):
         super().__init__()
         if isinstance(linear, LinearWithLoRA):
             raise InputError("this layer has a LoRA layer already; merge or remove it first")
@@ -89,40 +106,12 @@ class LinearWithLoRA(nn.Module):
         with linear.weight.device:  # A and B live where the layer lives, "meta" included
             self.lora = LoRALayer(in_dim, out_dim, rank, alpha, dropout, rslora, dtype)
         self.train(linear.training)  # in a model that evaluates, no dropout
-        self.merged, self.fused = False, True  # fused: not step by step, where that is possible
+        self.merged = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The equation at the top of this file; `step_by_step` is the form to read."""
-        return self.together((self,), x)[0]
-
-    @staticmethod
-    def together(layers: Sequence["LinearWithLoRA"], x: torch.Tensor) -> Sequence[torch.Tensor]:
-        """What each of several layers makes of the same x; `llm.lora.fused` does it in fewer passes."""
-        if len({layer.lora.scale for layer in layers}) > 1:
-            return [layer(x) for layer in layers]
-        if not all(layer._fusible() for layer in layers):
-            return [layer.linear(x) if layer.merged else layer.step_by_step(x) for layer in layers]
-        # Under autocast all compute in its lower precision, else in that of the input.
-        kind = x.device.type
-        low_precision = torch.is_autocast_enabled(kind)
-        dtype = torch.get_autocast_dtype(kind) if low_precision else x.dtype
-        tensors = [
-            [
-                None if tensor is None else tensor.to(dtype)
-                for tensor in (layer.linear.weight, layer.linear.bias, layer.lora.A, layer.lora.B)
-            ]
-            for layer in layers
-        ]
-        return lora_linears(x.to(dtype), layers[0].lora.scale, tensors)
-
-    def _fusible(self) -> bool:
-        """The fused form has no dropout and no gradient for W."""
-        dropping = self.lora.training and self.lora.dropout.p > 0
-        base_trained = any(parameter.requires_grad for parameter in self.linear.parameters())
-        return self.fused and not (self.merged or dropping or base_trained)
-
-    def step_by_step(self, x: torch.Tensor) -> torch.Tensor:
-        """The frozen layer plus the update."""
+        """The frozen layer plus the update; after a merge, W holds the update already."""
+        if self.merged:
+            return self.linear(x)
         return self.linear(x) + self.lora(x)
 
     @torch.no_grad()

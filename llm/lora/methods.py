@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from llm.lora.fused import fuse
 from llm.lora.inject import BLOCK_TARGETS, replace_linear_with_lora
 from llm.model.classifier import GPTClassifier
 from llm.utils.errors import InputError
@@ -30,8 +31,13 @@ class LoRASettings:
     rslora: bool = False
 
 
-def apply_method(model: GPTClassifier, method: str, lora: LoRASettings | None = None) -> int:
+def apply_method(
+    model: GPTClassifier, method: str, lora: LoRASettings | None = None, fast: bool = True
+) -> int:
     """Set what is trainable, and inject LoRA layers for `lora`, in place.
+
+    Args:
+        fast: with LoRA, put the layers' fast form in place (`llm.lora.fused`); the same numbers.
 
     Returns:
         how many blocks from the bottom stay as they are. What they make of a message never
@@ -46,6 +52,8 @@ def apply_method(model: GPTClassifier, method: str, lora: LoRASettings | None = 
         replace_linear_with_lora(
             model, lora.rank, lora.alpha, lora.targets, lora.dropout, lora.rslora
         )
+        if fast:
+            fuse(model)
         return 0
     n_layers = model.config.n_layers
     body = model.body

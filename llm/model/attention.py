@@ -2,17 +2,13 @@
 
 Source: Vaswani et al. 2017, "Attention Is All You Need", sections 3.2.1 and 3.2.2.
 
-Two layouts run through the model:
-
-* full rows `(batch, tokens, emb_dim)`: every row has the same number of tokens, as in pretraining;
-* packed `(all_tokens, emb_dim)`: messages of different lengths laid end to end, with their
-  `lengths` beside them. A text message has some 30 tokens, the longest over 200: padding every
-  message to the longest would make most of the work worthless. All other layers treat each token
-  by itself and do not notice; attention walks over the messages one by one.
+Who may look at whom is handed in, as a function `attend(queries, keys, values, dropout_p)` of
+tensors (batch, n_heads, tokens, head_dim). `causal` is the usual one. `llm.model.layouts` has one
+for messages laid end to end, and in generation the cache of earlier keys and values is one.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +16,13 @@ from torch import nn
 
 from llm.model.config import GPTConfig
 
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
+
 
 def attention_step_by_step(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
 ) -> torch.Tensor:
-    """Causal attention written out, to be read; `attend` computes the same faster.
+    """Causal attention written out, to be read; `causal` computes the same faster.
 
     Args:
         queries, keys, values: (..., tokens, head_dim) each.
@@ -40,32 +38,25 @@ def attention_step_by_step(
     return weights @ values  # (..., tokens, head_dim)
 
 
-def last_tokens(x: torch.Tensor, lengths: torch.Tensor | list[int]) -> torch.Tensor:
-    """The last real token of each message, from either layout.
+def causal(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, dropout_p: float = 0.0
+) -> torch.Tensor:
+    """Every token attends to itself and to those before it, in PyTorch's fused kernel.
 
     Args:
-        x: packed (all_tokens, emb_dim), or rows padded on the right (batch, tokens, emb_dim).
-        lengths: real tokens in each of the `batch` messages.
+        queries, keys, values: (batch, n_heads, tokens, head_dim) each.
+        dropout_p: share of the attention weights that is zeroed.
 
     Returns:
-        (batch, emb_dim)
+        (batch, n_heads, tokens, head_dim)
     """
-    lengths = torch.as_tensor(lengths, device=x.device)
-    if x.dim() == 2:  # packed: message i ends where the lengths up to i add up
-        return x[lengths.cumsum(0) - 1]
-    return x[torch.arange(len(x), device=x.device), lengths - 1]
-
-
-def each(layers: Sequence[nn.Module], x: torch.Tensor) -> Sequence[torch.Tensor]:
-    """What each of several layers makes of the same x. LoRA layers share a part of that work."""
-    together = getattr(type(layers[0]), "together", None)
-    if together and len({type(layer) for layer in layers}) == 1:
-        return together(layers, x)
-    return [layer(x) for layer in layers]
+    return F.scaled_dot_product_attention(
+        queries, keys, values, is_causal=True, dropout_p=dropout_p
+    )
 
 
 class MultiHeadAttention(nn.Module):
-    """Causal multi-head self-attention with separate query, key, value and output layers."""
+    """Multi-head self-attention with separate query, key, value and output layers."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -76,81 +67,25 @@ class MultiHeadAttention(nn.Module):
         self.out_proj = nn.Linear(config.emb_dim, config.emb_dim)
         self.drop_rate = config.drop_rate
 
-    def forward(self, x, lengths=None, last_only=False, cache=None) -> torch.Tensor:
-        """Let every token gather information from the tokens before it.
+    def forward(self, x: torch.Tensor, attend: Attend = causal) -> torch.Tensor:
+        """Let every token gather information from the tokens that `attend` shows it.
 
-        Args:
-            x: (batch, tokens, emb_dim), or packed (all_tokens, emb_dim) with `lengths`.
-            lengths: real tokens of each message. Needed for the packed layout and `last_only`.
-                Rows padded on the right need no mask otherwise: no token looks to its right.
-            last_only: compute the output for each message's last token alone.
-            cache: a `llm.inference.generate.LayerCache` that holds the keys and values of earlier tokens.
-
-        Returns:
-            the shape of `x`, or (batch, emb_dim) with `last_only`.
+        (batch, tokens, emb_dim) -> the same shape.
         """
-        if last_only:
-            queries = self.W_query(last_tokens(x, lengths))  # (batch, emb_dim)
-            keys, values = each((self.W_key, self.W_value), x)
-        else:
-            queries, keys, values = each((self.W_query, self.W_key, self.W_value), x)
-        if x.dim() == 2:
-            context = self._attend_packed(queries, keys, values, lengths, last_only)
-        elif last_only:
-            # (batch, 1, 1, tokens): the one query may look at the real tokens, not the padding
-            real_tokens = torch.as_tensor(lengths, device=x.device)[:, None]
-            real = torch.arange(x.shape[1], device=x.device) < real_tokens
-            queries = queries[:, None]  # (batch, 1, emb_dim)
-            context = self.attend(queries, keys, values, mask=real[:, None, None])[:, 0]
-        else:
-            context = self.attend(queries, keys, values, cache=cache)
-        return self.out_proj(context)
+        queries, keys, values = self.project(x, (self.W_query, self.W_key, self.W_value))
+        return self.combine(queries, keys, values, attend)
 
-    def attend(self, queries, keys, values, mask=None, cache=None) -> torch.Tensor:
-        """Attention over full rows, all heads at once.
+    def project(self, x: torch.Tensor, layers: Sequence[nn.Module]) -> Sequence[torch.Tensor]:
+        """What each layer makes of the same x: (batch, tokens, emb_dim), one a layer."""
+        return [layer(x) for layer in layers]
 
-        Args:
-            queries: (batch, new_tokens, emb_dim). keys, values: (batch, tokens, emb_dim).
-            mask: True where a query may look; without it, causal.
-
-        Returns:
-            (batch, new_tokens, emb_dim)
-        """
-        queries, keys, values = map(self._split_heads, (queries, keys, values))
-        causal = mask is None
-        if cache is not None:
-            keys, values = cache.append(keys, values)
-            new, seen = queries.shape[-2], keys.shape[-2]
-            causal = new == seen
-            if 1 < new < seen:  # new token i looks at all that was cached, and at new ones up to i
-                mask = torch.ones(new, seen, dtype=torch.bool, device=keys.device).tril(seen - new)
-        return self._join_heads(self._attend_heads(queries, keys, values, mask, causal))
-
-    def _attend_packed(self, queries, keys, values, lengths, last_only) -> torch.Tensor:
-        """Attention inside each message: (all_tokens, emb_dim), no padding anywhere.
-
-        Heads are split and joined once for all messages: the messages are short, and at this
-        size what counts is the number of operations, not their arithmetic.
-        """
-        lengths = lengths.tolist() if torch.is_tensor(lengths) else lengths
-        # (all_tokens, emb_dim) -> (1, n_heads, all_tokens, head_dim) -> one slice a message
-        queries, keys, values = (self._split_heads(x[None]) for x in (queries, keys, values))
-        queries = queries.split(1 if last_only else lengths, dim=2)
-        messages = zip(queries, keys.split(lengths, dim=2), values.split(lengths, dim=2))
-        # The last token may look at its whole message, so it needs no mask.
-        contexts = [self._attend_heads(*message, causal=not last_only) for message in messages]
-        return self._join_heads(torch.cat(contexts, dim=2))[0]
-
-    def _attend_heads(self, queries, keys, values, mask=None, causal=False) -> torch.Tensor:
-        """PyTorch's fused kernel: (batch, n_heads, tokens, head_dim) each, and so the result."""
-        return F.scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
-            attn_mask=mask,
-            is_causal=causal,
-            dropout_p=self.drop_rate if self.training else 0.0,
-        )
+    def combine(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, attend: Attend
+    ) -> torch.Tensor:
+        """All heads at once: (batch, tokens, emb_dim) each -> the shape of `queries`."""
+        dropout_p = self.drop_rate if self.training else 0.0
+        heads = map(self._split_heads, (queries, keys, values))
+        return self.out_proj(self._join_heads(attend(*heads, dropout_p)))
 
     def _split_heads(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, tokens, emb_dim) -> (batch, n_heads, tokens, head_dim)"""

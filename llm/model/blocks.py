@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from llm.model.attention import MultiHeadAttention, last_tokens
+from llm.model.attention import Attend, MultiHeadAttention, causal
 from llm.model.config import GPTConfig
 
 
-def layer_norm_step_by_step(x, scale, shift, eps=1e-5) -> torch.Tensor:
+def layer_norm_step_by_step(
+    x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, eps: float = 1e-5
+) -> torch.Tensor:
     """LayerNorm written out (Ba et al. 2016): each token gets mean 0 and variance 1.
 
     x: (..., emb_dim); scale, shift: (emb_dim,). `LayerNorm` computes the same in one kernel.
@@ -67,7 +69,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """One pre-LayerNorm block. `x`, `lengths`, `last_only`, `cache` as in MultiHeadAttention."""
+    """One pre-LayerNorm block: tokens look at one another, then each is worked on by itself."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -76,20 +78,8 @@ class TransformerBlock(nn.Module):
         self.norm2 = LayerNorm(config.emb_dim)
         self.ff = FeedForward(config)
         self.drop_shortcut = nn.Dropout(config.drop_rate)
-        self.recompute = None  # `llm.training.speed` sets how to save memory in training
 
-    def forward(self, x, lengths=None, last_only=False, cache=None) -> torch.Tensor:
-        """(batch, tokens, emb_dim) or (all_tokens, emb_dim) -> the same shape.
-
-        With `last_only` (batch, emb_dim): the last block of a classifier works on each message's
-        last token alone, since nobody reads the others after it.
-        """
-        if self.recompute and torch.is_grad_enabled():
-            return self.recompute(self._forward, x, lengths, last_only)
-        return self._forward(x, lengths, last_only, cache)
-
-    def _forward(self, x, lengths, last_only, cache=None) -> torch.Tensor:
-        shortcut = last_tokens(x, lengths) if last_only else x
-        attended = self.att(self.norm1(x), lengths, last_only, cache)
-        x = shortcut + self.drop_shortcut(attended)
+    def forward(self, x: torch.Tensor, attend: Attend = causal) -> torch.Tensor:
+        """(batch, tokens, emb_dim) -> the same shape; `attend` as in MultiHeadAttention."""
+        x = x + self.drop_shortcut(self.att(self.norm1(x), attend))
         return x + self.drop_shortcut(self.ff(self.norm2(x)))

@@ -1,17 +1,16 @@
-"""GPTClassifier: the same body, and a small head that reads each message's last real token.
+"""GPTClassifier: the same body, and a small head that reads one vector a message.
 
-The last token is the only one that has looked at the whole message (Radford et al. 2018,
-section 3.2). "Real" matters: a model that reads the last *padded* token answers differently when
-a longer message stands in the same batch. So lengths are carried along with the ids, and never
-found by searching for a padding token, which a message may contain.
+The last token is the only one that has looked at the whole message (Radford et al. 2018, section
+3.2), so the head reads that one. "Last" means the last *real* one: lengths are carried along with
+the ids, and never found by searching for a padding token, which a message may contain.
 """
 
 import torch
 from torch import nn
 
-from llm.model.attention import last_tokens
 from llm.model.config import GPTConfig
 from llm.model.gpt import GPTModel
+from llm.model.layouts import Layout, Packed, PaddedRows, last_tokens_of_block
 from llm.utils.errors import InputError
 
 
@@ -26,7 +25,8 @@ class GPTClassifier(nn.Module):
         self.body = GPTModel(config) if body is None else body
         self.head = nn.Linear(config.emb_dim, n_classes)
         self.n_classes = n_classes
-        self.packed = None  # True or False chooses the layout; None: packed unless on a GPU
+        self.packed: bool | None = None  # chooses the layout; None: packed unless on a GPU
+        self.last_block = last_tokens_of_block  # `llm.training.speed` puts a compiled one here
         if self.head.weight.device.type != "meta":
             nn.init.normal_(self.head.weight, std=0.02)
             nn.init.zeros_(self.head.bias)
@@ -36,42 +36,48 @@ class GPTClassifier(nn.Module):
         """The shape of the body."""
         return self.body.config
 
-    def forward(self, x: torch.Tensor, lengths: torch.Tensor, start: int = 0) -> torch.Tensor:
+    def forward(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Class scores of a batch of messages.
 
         Args:
-            x: (batch, longest) token ids, padded on the right with any token; or, where `start`
-                is above 0, what the first `start` blocks made of them, packed or in rows.
+            ids: (batch, longest) token ids, padded on the right with any token.
             lengths: (batch,) real tokens in each row, at least 1.
-            start: blocks that `x` has been through already.
 
         Returns:
             logits (batch, n_classes); softmax makes them probabilities.
+
+        Raises:
+            InputError: a row is longer than the context; `llm.data.batching` cuts messages.
         """
-        x = self.embed(x, lengths) if start == 0 else x
-        blocks = self.body.trf_blocks[start:]
-        for block in blocks[:-1]:
-            x = block(x, lengths)
-        x = blocks[-1](x, lengths, last_only=True) if len(blocks) else last_tokens(x, lengths)
-        x = self.body.final_norm(x)  # (batch, emb_dim)
-        # The body may be kept in bfloat16, the head is not.
-        return self.head(x.to(next(self.head.parameters(), x).dtype))  # (batch, n_classes)
+        return self.from_hidden(*self.embed(ids, lengths))
 
-    def embed(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Ids -> packed embeddings (all_tokens, emb_dim) on a CPU, padded rows on a GPU.
-
-        A CPU's time goes with the number of tokens, so padding is dropped; a GPU's goes with the
-        number of kernels started, so rows stay in one block. The result is the same to rounding.
-
-        Raises InputError when a row is longer than the context; `llm.data.batching` cuts messages.
-        """
-        positions = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
+    def embed(self, ids: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, Layout]:
+        """Ids -> what enters the first block, (batch, tokens, emb_dim), and its layout."""
         if ids.shape[1] > self.config.context_length:
             raise InputError(
                 f"a message of {ids.shape[1]} tokens does not fit into the context of "
                 f"{self.config.context_length}; cut it"
             )
-        if not ids.is_cuda if self.packed is None else self.packed:
-            real = positions < lengths[:, None]  # (batch, longest)
-            ids, positions = ids[real], positions[real]  # (all_tokens,)
-        return self.body.embed(ids, positions)
+        positions = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
+        if ids.is_cuda if self.packed is None else not self.packed:
+            return self.body.embed(ids, positions), PaddedRows(lengths)
+        real = positions < lengths[:, None]  # (batch, longest)
+        return self.body.embed(ids[real][None], positions[real][None]), Packed(lengths)
+
+    def from_hidden(self, x: torch.Tensor, layout: Layout, start: int = 0) -> torch.Tensor:
+        """Class scores from hidden states.
+
+        Args:
+            x: (batch, tokens, emb_dim), what the first `start` blocks have made of the messages.
+            layout: where the messages stand in it.
+
+        Returns:
+            logits (batch, n_classes)
+        """
+        blocks = self.body.trf_blocks[start:]
+        for block in blocks[:-1]:
+            x = block(x, layout.attend)
+        x = self.last_block(blocks[-1], x, layout) if len(blocks) else layout.last(x)
+        x = self.body.final_norm(x).flatten(0, 1)  # (batch, emb_dim)
+        # The body may be kept in bfloat16, the head is not.
+        return self.head(x.to(next(self.head.parameters(), x).dtype))  # (batch, n_classes)

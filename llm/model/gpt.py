@@ -9,6 +9,7 @@ import math
 import torch
 from torch import nn
 
+from llm.model.attention import causal
 from llm.model.blocks import LayerNorm, TransformerBlock
 from llm.model.config import GPTConfig
 from llm.utils.errors import InputError
@@ -53,8 +54,9 @@ class GPTModel(nn.Module):
             )
         positions = torch.arange(seen, seen + ids.shape[1], device=ids.device)
         x = self.embed(ids, positions)
-        for index, block in enumerate(self.trf_blocks):
-            x = block(x, cache=cache.layers[index] if cache is not None else None)
+        attends = cache.layers if cache is not None else [causal] * len(self.trf_blocks)
+        for block, attend in zip(self.trf_blocks, attends, strict=True):
+            x = block(x, attend)
         return self.final_norm(x)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

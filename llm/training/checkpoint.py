@@ -27,18 +27,59 @@ class Run:
         self.best: dict[str, torch.Tensor] = {}
         self.history: dict = {"curve": [], "evaluations": [], "train_seconds": 0.0, "best_step": 0}
         self.best_score: list[float] | None = None
+        self._unlogged: list[tuple[int, float, torch.Tensor]] = []  # step, rate, loss
+        self._last_rate = 0.0
 
-    def keep(self, measures: dict, keep_best: bool) -> None:
-        """Note an evaluation, and the weights where they are the best so far."""
-        self.history["evaluations"].append({"step": self.step, **measures})
-        score = list(measures.get("score", []))
+    def note(self, rate: float, loss: torch.Tensor) -> None:
+        """Count a step that was taken; its loss is not looked at yet, which may mean waiting."""
+        self._unlogged.append((self.step, rate, loss))
+        self.step += 1
+
+    def log_losses(self, log_every: int) -> None:
+        """Look at the losses since the last look. Raises InputError when one is not finite."""
+        for step, rate, loss in self._unlogged:
+            value = float(loss)
+            self._refuse_nan(value, step, rate)
+            if (step + 1) % log_every == 0 or step == 0:
+                self.history["curve"].append({"step": step + 1, "loss": value, "lr": rate})
+            self._last_rate = rate
+        self._unlogged.clear()
+
+    def evaluate(self, task, keep_best: bool) -> None:
+        """Measure on validation, and keep a copy of the weights where they are the best so far.
+
+        Raises InputError when the validation loss is not finite.
+        """
+        self.model.eval()
+        metrics = task.evaluate(self.model)
+        self.model.train()
+        self._refuse_nan(metrics.get("loss", 0.0), self.step - 1, self._last_rate)
+        self.history["evaluations"].append({"step": self.step, **metrics})
+        score = list(metrics.get("score", []))
         if keep_best and score and (self.best_score is None or score > self.best_score):
             self.best_score, self.history["best_step"] = score, self.step
             self.best = {name: p.clone() for name, p in trainable_state(self.model).items()}
 
+    @torch.no_grad()
+    def restore_best(self) -> None:
+        """Put the best weights back into the model, if any were kept."""
+        if self.best:
+            for name, parameter in trainable_state(self.model).items():
+                parameter.copy_(self.best[name])
+
+    def _refuse_nan(self, loss: float, step: int, rate: float) -> None:
+        if math.isfinite(loss):
+            return
+        kept = self.path is not None and self.path.exists()
+        raise InputError(
+            f"the loss became {loss} at step {step + 1} with learning rate {rate:.2e}; "
+            "try a lower learning rate, or fp32; "
+            + (f"the last good weights are kept in {self.path}" if kept else "nothing was kept yet")
+        )
+
     def save(self) -> None:
         """Write the checkpoint, whole or not at all; process 0 writes for all."""
-        if self.path is None or not distributed.first():
+        if self.path is None or not distributed.is_main_process():
             return
         tensors = {f"weights.{name}": p for name, p in trainable_state(self.model).items()}
         tensors |= {f"best.{name}": p for name, p in self.best.items()}

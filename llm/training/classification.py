@@ -1,11 +1,12 @@
-"""The task of telling messages apart, for the loop in `llm.training`.
+"""The task of telling messages apart, for the loop in `llm.training.loop`.
 
 Blocks that are never trained, below the first trainable one, make the same of a message every
 time. `head` and `last_block` therefore send each message through them once and train on what
-came out: the frozen prefix costs one forward pass in all, not one an epoch.
+came out: the frozen blocks cost one forward pass in all, not one an epoch.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,16 @@ from llm.data.batching import (
     sorted_batches,
     steps_per_epoch,
 )
-from llm.inference.evaluation import classification_metrics
+from llm.inference.evaluation import classification_metrics, probabilities
 from llm.model.classifier import GPTClassifier
+from llm.model.layouts import Packed, last_tokens_of_block
+
+
+class Part(NamedTuple):
+    """Messages, and what the frozen blocks made of each: None where no block is frozen."""
+
+    messages: Encoded
+    hidden: list[torch.Tensor] | None  # (tokens, emb_dim) each
 
 
 class ClassificationTask:
@@ -32,7 +41,7 @@ class ClassificationTask:
         seed: of the order of the messages.
         start: blocks from the bottom that stay frozen; their output is computed here, once.
         width: pad training messages to a multiple of so many tokens. A GPU then meets few shapes
-            of batches, which is what recording a step needs (`llm.training.speed`).
+            of batches, which is what CUDA graphs need (`llm.training.speed`).
     """
 
     def __init__(
@@ -48,65 +57,72 @@ class ClassificationTask:
         self.batch_size, self.seed, self.start, self.width = batch_size, seed, start, width
         self.device = next(model.parameters()).device
         self.context_length = model.config.context_length
-        self.train, self.validation = train, validation
-        if start:
-            self.hidden = {id(part): prefix(model, part, start) for part in (train, validation)}
+        self.train, self.validation = (
+            Part(messages, hidden_states(model, messages, start) if start else None)
+            for messages in (train, validation)
+        )
 
-    def batch(self, step: int, part: int = 0, parts: int = 1) -> tuple[Batch, float]:
-        """This part's messages of step `step`, and how much each weighs in the mean loss."""
-        indices = batch_indices(len(self.train), self.batch_size, step, self.seed)
+    def batch(self, step: int, micro_batch: int = 0, micro_batches: int = 1) -> tuple[Batch, float]:
+        """A micro-batch of step `step`, and how much each message weighs in the mean loss."""
+        indices = self._indices(step)
         weight = 1 / len(indices)
-        mine = indices[part::parts]
+        mine = indices[micro_batch::micro_batches]
         if not mine:  # fewer messages than parts: something to compute on, that does not count
             mine, weight = indices[:1], 0.0
-        return self.inputs(self.train, mine), weight
+        return self._inputs(self.train, mine), weight
 
     def largest_batch(self) -> tuple[Batch, float]:
         """The batch of the first epoch with the most tokens: the one that memory has to hold."""
-        steps = range(steps_per_epoch(len(self.train), self.batch_size))
+        ids = self.train.messages.ids
 
         def tokens(step: int) -> int:
-            indices = batch_indices(len(self.train), self.batch_size, step, self.seed)
-            lengths = [len(self.train.ids[index]) for index in indices]
+            lengths = [len(ids[index]) for index in self._indices(step)]
             padded = self.device.type == "cuda" and not self.start
             return max(lengths) * len(lengths) if padded else sum(lengths)
 
-        return self.batch(max(steps, key=tokens))
+        return self.batch(max(range(steps_per_epoch(len(ids), self.batch_size)), key=tokens))
 
     def loss(self, model: torch.nn.Module, batch: tuple[Batch, float]) -> torch.Tensor:
-        """Cross-entropy: this part's share of the mean over the batch's messages."""
-        (x, lengths, labels), weight = batch
-        logits = model(x, lengths, self.start)  # (batch, n_classes)
-        return F.cross_entropy(logits.float(), labels, reduction="sum") * weight
+        """Cross-entropy: this micro-batch's share of the mean over the batch's messages."""
+        messages, weight = batch
+        logits = self._logits(model, messages)  # (batch, n_classes)
+        return F.cross_entropy(logits.float(), messages.labels, reduction="sum") * weight
 
-    @torch.no_grad()
     def evaluate(self, model: GPTClassifier) -> dict:
-        """The measures on the validation messages. Best is the highest F1, then the lowest loss."""
-        lengths = [len(ids) for ids in self.validation.ids]
-        positive = torch.empty(len(self.validation))
-        for indices in sorted_batches(lengths, 2048):
-            x, real, _ = self.inputs(self.validation, indices)
-            logits = model(x, real, self.start).float()  # (batch, n_classes)
-            positive[indices] = torch.softmax(logits, dim=-1)[:, 1].cpu()
+        """Metrics on the validation messages. Best is the highest F1, then the lowest loss."""
+        messages = self.validation.messages
+        positive = probabilities(
+            lambda indices: self._logits(model, self._inputs(self.validation, indices)),
+            [len(ids) for ids in messages.ids],
+        )[:, 1]
         if not torch.isfinite(positive).all():
             return {"loss": math.nan, "score": []}  # the loop stops at that
-        measures = classification_metrics(self.validation.labels, positive)
-        return {**measures, "score": [measures["f1"], -measures["loss"]]}
+        metrics = classification_metrics(messages.labels, positive)
+        return {**metrics, "score": [metrics["f1"], -metrics["loss"]]}
 
-    def inputs(self, messages: Encoded, indices: list[int]) -> Batch:
-        """A batch as the model takes it: ids, or what the frozen blocks made of them."""
-        longest = max(len(messages.ids[index]) for index in indices)
+    def _indices(self, step: int) -> list[int]:
+        return batch_indices(len(self.train.messages), self.batch_size, step, self.seed)
+
+    def _inputs(self, part: Part, indices: list[int]) -> Batch:
+        """A batch as the model takes it: ids, or what the frozen blocks made of them, packed."""
+        longest = max(len(part.messages.ids[index]) for index in indices)
         width = min(-(-longest // self.width) * self.width, self.context_length)
-        batch = collate(messages, indices, self.device, width)
-        if not self.start:
+        batch = collate(part.messages, indices, self.device, width)
+        if part.hidden is None:
             return batch
-        hidden = [self.hidden[id(messages)][index] for index in indices]
+        hidden = [part.hidden[index] for index in indices]
         lengths = torch.tensor([len(h) for h in hidden], device=self.device)
-        return Batch(torch.cat(hidden), lengths, batch.labels)  # packed: (all_tokens, emb_dim)
+        return Batch(torch.cat(hidden)[None], lengths, batch.labels)  # (1, all_tokens, emb_dim)
+
+    def _logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """(batch, n_classes)"""
+        if not self.start:
+            return model(batch.ids, batch.lengths)
+        return model.from_hidden(batch.ids, Packed(batch.lengths), self.start)
 
 
 @torch.no_grad()
-def prefix(model: GPTClassifier, messages: Encoded, stop: int) -> list[torch.Tensor]:
+def hidden_states(model: GPTClassifier, messages: Encoded, stop: int) -> list[torch.Tensor]:
     """What the first `stop` blocks make of each message: a list of (tokens, emb_dim).
 
     After the last block nobody reads any token but the last, so then it is (1, emb_dim).
@@ -116,15 +132,14 @@ def prefix(model: GPTClassifier, messages: Encoded, stop: int) -> list[torch.Ten
     hidden: list[torch.Tensor] = [torch.empty(0)] * len(messages)
     for indices in sorted_batches([len(ids) for ids in messages.ids], 2048):
         batch = collate(messages, indices, device)
-        x = model.embed(batch.ids, batch.lengths)
+        x, layout = model.embed(batch.ids, batch.lengths)
         for block in model.body.trf_blocks[: stop - 1 if last else stop]:
-            x = block(x, batch.lengths)
+            x = block(x, layout.attend)
         if last:
-            rows = model.body.trf_blocks[-1](x, batch.lengths, last_only=True)[:, None]
-        elif x.dim() == 2:
-            rows = x.split(batch.lengths.tolist())
+            x = last_tokens_of_block(model.body.trf_blocks[-1], x, layout)
+            rows = x.flatten(0, 1)[:, None]  # (batch, 1, emb_dim)
         else:
-            rows = [row[:length] for row, length in zip(x, batch.lengths.tolist())]
-        for index, row in zip(indices, rows):
+            rows = layout.messages(x)
+        for index, row in zip(indices, rows, strict=True):
             hidden[index] = row.clone()
     return hidden

@@ -2,7 +2,7 @@
 of its own, for which every function here does nothing."""
 
 import os
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -25,55 +25,42 @@ def team():
         dist.destroy_process_group()
 
 
-def processes() -> int:
+def world_size() -> int:
     """How many processes work together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """The number of this process among all, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def first() -> bool:
-    """Whether this is the process that writes files and prints."""
+def is_main_process() -> bool:
+    """Whether this is the process, of rank 0, that writes files and prints."""
     return rank() == 0
 
 
-def wrap(model: nn.Module) -> nn.Module:
-    """Average the gradients over the processes during backward (DistributedDataParallel).
+def sum_gradients(parameters: list[nn.Parameter]) -> int:
+    """Add up every parameter's gradient over the processes, in one exchange.
 
-    Only trainable parameters have gradients to exchange: with LoRA a few percent of the bytes.
-    `exchanged_bytes` tells how many it were.
+    Only trainable parameters have gradients: with LoRA a few percent of the bytes.
+
+    Returns:
+        the bytes that this process has put into the sum.
     """
-    if processes() == 1:
-        return model
-    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-
-    wrapped = nn.parallel.DistributedDataParallel(model)
-    wrapped.exchanged_bytes = 0
-
-    def average_and_count(group, bucket):
-        wrapped.exchanged_bytes += bucket.buffer().nbytes
-        return allreduce_hook(group, bucket)
-
-    wrapped.register_comm_hook(None, average_and_count)
-    return wrapped
-
-
-def exchanged_bytes(model: nn.Module) -> int:
-    """Bytes of gradients that this process has put into averages so far."""
-    return getattr(model, "exchanged_bytes", 0)
-
-
-def no_sync(model: nn.Module):
-    """Keep the gradients of this backward pass to oneself: more parts of the batch follow."""
-    wrapped = isinstance(model, nn.parallel.DistributedDataParallel)
-    return model.no_sync() if wrapped else nullcontext()
+    if world_size() == 1:
+        return 0
+    gradients = [parameter.grad for parameter in parameters]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
+    return flat.nbytes
 
 
 def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
     """The sum of a number that each process holds a share of."""
-    if processes() > 1:
+    if world_size() > 1:
         dist.all_reduce(value)
     return value

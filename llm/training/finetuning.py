@@ -24,8 +24,9 @@ from llm.training import distributed
 from llm.training.checkpoint import CHECKPOINT
 from llm.training.classification import ClassificationTask
 from llm.training.device import autocast, keep_freed_memory, peak_memory_bytes, pick_device
-from llm.training.loop import TrainSettings, train
+from llm.training.loop import train
 from llm.training.memory import memory_account
+from llm.training.settings import TrainSettings
 from llm.training.speed import frozen_in_bfloat16
 from llm.utils.errors import InputError
 from llm.utils.files import locked_folder, remove, write_json
@@ -141,7 +142,7 @@ def finetune(
             finite.
     """
     out = Path(out)
-    with distributed.team(), locked_folder(out) if distributed.first() else nullcontext():
+    with distributed.team(), locked_folder(out) if distributed.is_main_process() else nullcontext():
         about = _finished(settings, out) if resume else None
         return about or _finetune(settings, out, resume, pick_device(device), quiet, report)
 
@@ -152,7 +153,7 @@ def _finished(settings: FinetuneSettings, out: Path) -> dict | None:
         return None
     about = read_about(out)
     if about.get("settings") == json.loads(json.dumps(asdict(settings))):
-        if distributed.first():
+        if distributed.is_main_process():
             remove(out / CHECKPOINT)  # killed between its last two actions
         return about
     if (out / CHECKPOINT).exists():
@@ -173,7 +174,7 @@ def _finetune(settings, out, resume, device, quiet, report) -> dict:
         torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated() if on_gpu else peak_memory_bytes(device)
     model, start, base = build_classifier(settings, device)
-    if report and not quiet and distributed.first():
+    if report and not quiet and distributed.is_main_process():
         print(data.report(), file=sys.stderr)
     started = time.perf_counter()
     width = RECORDED_WIDTH if on_gpu else 1
@@ -187,7 +188,7 @@ def _finetune(settings, out, resume, device, quiet, report) -> dict:
         lr=settings.lr,
         evaluate_every=per_epoch,
         precision=settings.precision,
-        record=on_gpu and not start,  # kept hidden states come in too many shapes
+        cuda_graphs=on_gpu and not start,  # kept hidden states come in too many shapes
         seed=settings.seed,
     )
     identity = {"finetuning": asdict(settings), "data": data.collection.sha256, "base": base}
@@ -233,7 +234,7 @@ def _finetune(settings, out, resume, device, quiet, report) -> dict:
         "device": device,
         "record": record,
     }
-    if distributed.first():
+    if distributed.is_main_process():
         write_json(out / "history.json", history)
         save_finetuned(out, model, about)
         remove(out / CHECKPOINT)

@@ -20,7 +20,8 @@ from llm.model.gpt import GPTModel
 from llm.model.parameters import fingerprint
 from llm.training import distributed
 from llm.training.device import autocast, pick_device
-from llm.training.loop import TrainSettings, train
+from llm.training.loop import train
+from llm.training.settings import TrainSettings
 from llm.utils.errors import InputError
 from llm.utils.files import locked_folder, make_folder, write_json, write_tensors
 
@@ -97,19 +98,19 @@ class PretrainTask:
             config,
         )
 
-    def batch(self, step: int, part: int, parts: int) -> torch.Tensor:
-        """Windows of (batch_size / parts, context + 1) ids; together the parts are the batch."""
+    def batch(self, step: int, micro_batch: int, micro_batches: int) -> torch.Tensor:
+        """Windows of (batch_size / micro_batches, context + 1) ids; together they are the batch."""
         return self.corpus.windows(
             length=self.config.context_length + 1,
             count=self.settings.batch_size,
             key=[self.settings.seed, step],
             document_starts=self.settings.document_starts,
-            part=part,
-            parts=parts,
+            part=micro_batch,
+            parts=micro_batches,
         )
 
     def loss(self, model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-        """This part's share of the batch's mean loss."""
+        """This micro-batch's share of the batch's mean loss."""
         device = next(model.parameters()).device
         if device.type == "cuda":  # copy from page-locked memory while the GPU is still at work
             batch = batch.pin_memory()
@@ -169,10 +170,10 @@ def pretrain(
     with distributed.team():
         device = pick_device(device)
         settings = (settings or PretrainSettings()).on(device)
-        if settings.batch_size % (settings.accumulate * distributed.processes()):
+        if settings.batch_size % (settings.accumulate * distributed.world_size()):
             raise InputError(
                 f"a batch of {settings.batch_size} windows cannot be shared out over "
-                f"{distributed.processes()} processes in {settings.accumulate} parts each"
+                f"{distributed.world_size()} processes in {settings.accumulate} parts each"
             )
         out = make_folder(out)
         source = (corpus_files, out, settings, config, validation_files)
@@ -233,7 +234,7 @@ def _pretrain(
             "validation": {"tokens": validation.n_tokens, **validation.made_from},
             "torch": torch.__version__,
             "device": torch.cuda.get_device_name() if device == "cuda" else device,
-            "processes": distributed.processes(),
+            "processes": distributed.world_size(),
         }
         save_base(out, config, half, tokenizer)
         write_json(out / "recipe.json", recipe)
@@ -264,7 +265,7 @@ def _prepare(files, out, config, validation_files, tokenizer, settings, quiet):
 
 def _first_by_process_0(prepare):
     """Let process 0 prepare the files while the others wait; then they find them ready."""
-    if distributed.processes() == 1:
+    if distributed.world_size() == 1:
         return prepare()
     if distributed.rank() == 0:
         ready = prepare()

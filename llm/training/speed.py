@@ -4,7 +4,7 @@ A GPU finishes small operations sooner than Python can start them, and large one
 their time on reading and writing memory. So:
 
 * `compile_blocks` lets PyTorch join neighbouring operations into one kernel;
-* `RecordedSteps` records all kernels of a step once, and starts them together ever after;
+* `CUDAGraphSteps` records all kernels of a step once, and starts them together ever after;
 * `keep_frozen_in_bfloat16` halves the weights that are only read;
 * `recompute_all` and `recompute_cheap` forget activations in the forward pass and compute them
   again in the backward pass (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost").
@@ -28,11 +28,13 @@ def compile_blocks(model: nn.Module) -> None:
     """Compile the transformer blocks, in place.
 
     All blocks have the same code, so PyTorch compiles it once and not once a block. The first
-    block's input needs no gradient with LoRA, and the last block of a classifier computes one
-    token a message: three versions at most.
+    block's input needs no gradient with LoRA, and the last block of a classifier, a function of
+    its own, computes one token a message: three versions at most.
     """
     for block in _blocks(model):
         block.compile()
+    if hasattr(model, "last_block"):
+        model.last_block = torch.compile(model.last_block)
 
 
 def keep_frozen_in_bfloat16(model: nn.Module) -> None:
@@ -69,9 +71,7 @@ def frozen_in_bfloat16(model: nn.Module) -> Iterator[None]:
 
 def recompute_all(model: nn.Module) -> None:
     """Keep nothing of a block but its input: least memory, a third more arithmetic."""
-    contexts = partial(create_selective_checkpoint_contexts, _keep_nothing)
-    for block in _blocks(model):
-        block.recompute = partial(checkpoint, use_reentrant=False, context_fn=contexts)
+    _recompute(model, _keep_nothing)
 
 
 def recompute_cheap(model: nn.Module) -> None:
@@ -79,9 +79,25 @@ def recompute_cheap(model: nn.Module) -> None:
 
     For compiled blocks alone: without the compiler, sums are made in place in kept products.
     """
-    contexts = partial(create_selective_checkpoint_contexts, _keep_products)
+    _recompute(model, _keep_products)
+
+
+def _recompute(model: nn.Module, policy: Callable) -> None:
+    """Wrap what computes a block, before it is compiled, so that the compiler sees the wrapper."""
+    contexts = partial(create_selective_checkpoint_contexts, policy)
+
+    def wrapped(function: Callable) -> Callable:
+        def recomputed(*args):
+            if not torch.is_grad_enabled():
+                return function(*args)
+            return checkpoint(function, *args, use_reentrant=False, context_fn=contexts)
+
+        return recomputed
+
     for block in _blocks(model):
-        block.recompute = partial(checkpoint, use_reentrant=False, context_fn=contexts)
+        block.forward = wrapped(block.forward)
+    if hasattr(model, "last_block"):
+        model.last_block = wrapped(model.last_block)
 
 
 _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
@@ -102,7 +118,7 @@ def _blocks(model: nn.Module) -> nn.ModuleList:
     return getattr(model, "body", model).trf_blocks
 
 
-class RecordedSteps:
+class CUDAGraphSteps:
     """Forward and backward pass as a CUDA graph: recorded once a batch shape, then replayed.
 
     A replay starts some thousand kernels at the price of one. It reads and writes the same

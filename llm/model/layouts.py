@@ -1,0 +1,139 @@
+"""Messages of different lengths in one tensor: padded rows, or laid end to end.
+
+A text message has some 30 tokens, the longest over 200. Two layouts put a batch of them into one
+tensor (batch, tokens, emb_dim):
+
+* `PaddedRows`: a row a message, filled up on the right. A GPU's time goes with the number of
+  kernels started, so this is its layout.
+* `Packed`: one row, (1, all_tokens, emb_dim), the messages end to end. A CPU's time goes with the
+  number of tokens, so this is its layout: nothing is padded. All layers but attention treat each
+  token by itself and do not notice; attention walks over the messages one by one.
+
+The results are the same, to rounding. A layout says who attends to whom (`attend`), and where the
+last real token of each message is: "real" matters, because a model that reads the last *padded*
+token answers differently when a longer message stands in the same batch.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+
+from llm.model.attention import causal
+from llm.model.blocks import TransformerBlock
+
+
+class PaddedRows:
+    """Messages padded on the right: (batch, tokens, emb_dim).
+
+    Args:
+        lengths: (batch,) real tokens in each row.
+    """
+
+    # No token looks to its right, where the padding is, so there is nothing to mask.
+    attend = staticmethod(causal)
+
+    def __init__(self, lengths: torch.Tensor):
+        self.lengths = lengths
+
+    def last(self, x: torch.Tensor) -> torch.Tensor:
+        """The last real token of each message: (batch, tokens, emb_dim) -> (batch, 1, emb_dim)."""
+        return x[torch.arange(len(x), device=x.device), self.lengths - 1, None]
+
+    def attend_from_last(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        dropout_p: float = 0.0,
+    ) -> torch.Tensor:
+        """One query a message, (batch, n_heads, 1, head_dim), looks at its real tokens."""
+        real = torch.arange(keys.shape[2], device=keys.device) < self.lengths[:, None]
+        mask = real[:, None, None]  # (batch, 1, 1, tokens)
+        return F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, dropout_p=dropout_p
+        )
+
+    def messages(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Each message's real tokens: (batch, tokens, emb_dim) -> a list of (tokens, emb_dim)."""
+        return [row[:length] for row, length in zip(x, self.lengths.tolist())]
+
+
+class Packed:
+    """Messages laid end to end: (1, all_tokens, emb_dim).
+
+    Args:
+        lengths: (batch,) tokens of each message.
+    """
+
+    def __init__(self, lengths: torch.Tensor):
+        self.lengths = lengths
+
+    @cached_property
+    def _lengths(self) -> list[int]:
+        return self.lengths.tolist()
+
+    def attend(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        dropout_p: float = 0.0,
+    ) -> torch.Tensor:
+        """Causal attention inside each message: (1, n_heads, all_tokens, head_dim) each.
+
+        Heads are split and joined once for all messages, outside: the messages are short, and at
+        this size what counts is the number of operations, not their arithmetic.
+        """
+        messages = zip(*(x.split(self._lengths, dim=2) for x in (queries, keys, values)))
+        return torch.cat([causal(*message, dropout_p) for message in messages], dim=2)
+
+    def last(self, x: torch.Tensor) -> torch.Tensor:
+        """The last token of each message: (1, all_tokens, emb_dim) -> (1, batch, emb_dim)."""
+        return x[:, self.lengths.cumsum(0) - 1]  # message i ends where the lengths up to i add up
+
+    def attend_from_last(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        dropout_p: float = 0.0,
+    ) -> torch.Tensor:
+        """One query a message, (1, n_heads, batch, head_dim), looks at its whole message."""
+        messages = zip(
+            queries.split(1, dim=2),
+            keys.split(self._lengths, dim=2),
+            values.split(self._lengths, dim=2),
+        )
+        contexts = [
+            F.scaled_dot_product_attention(*message, dropout_p=dropout_p) for message in messages
+        ]
+        return torch.cat(contexts, dim=2)
+
+    def messages(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Each message's tokens: (1, all_tokens, emb_dim) -> a sequence of (tokens, emb_dim)."""
+        return x[0].split(self._lengths)
+
+
+Layout = PaddedRows | Packed
+
+
+def last_tokens_of_block(block: TransformerBlock, x: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """What a block makes of each message's last token, and of no other.
+
+    Nobody reads the other tokens after the last block of a classifier, so only their keys and
+    values are needed there: a third of the block's arithmetic in place of all of it.
+
+    Args:
+        x: in the layout's shape.
+
+    Returns:
+        (batch, 1, emb_dim) for padded rows, (1, batch, emb_dim) for packed messages.
+    """
+    normed, attention = block.norm1(x), block.att
+    queries = attention.W_query(layout.last(normed))
+    keys, values = attention.project(normed, (attention.W_key, attention.W_value))
+    attended = attention.combine(queries, keys, values, layout.attend_from_last)
+    x = layout.last(x) + block.drop_shortcut(attended)
+    return x + block.drop_shortcut(block.ff(block.norm2(x)))
