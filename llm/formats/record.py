@@ -84,9 +84,9 @@ class RunRecord:
         """
         from llm.lora.methods import check_method
 
-        if content.get("format") != FORMAT:
-            found = content.get("format")
-            raise InputError(f"{where}: format {found!r} is unknown; expected {FORMAT}")
+        given = content.get("format")
+        if type(given) is not int or given != FORMAT:
+            raise InputError(f"{where}: format {given!r} is unknown; expected {FORMAT}")
         found = {name: value for name, value in content.items() if value is not None}
         del found["format"]
         for name, kind in (REQUIRED | OPTIONAL).items():
@@ -96,8 +96,9 @@ class RunRecord:
             raise InputError(f"{where}: {', '.join(unknown)} cannot be read; {MEND}")
         check_method(found["method"])
         labels = found["labels"]
-        if len(labels) != 2 or not all(isinstance(label, str) for label in labels):
-            raise InputError(f"{where}: labels must be two names, not {labels!r}")
+        named = all(isinstance(label, str) for label in labels)
+        if not named or not len(labels) == len(set(labels)) == 2:
+            raise InputError(f"{where}: labels must be two different names, not {labels!r}")
         found["config"] = GPTConfig.from_dict(found["config"], f"{where}: config")
         found["base"] = _base(found["base"], where)
         found["lora"] = _lora(found.get("lora"), found["method"], where)
