@@ -124,7 +124,7 @@ def full_against_lora(settings, folders) -> dict:
     for method, folder in folders.items():
         run = replace(settings, method=method, lr=None)
         runs[method] = finetune(run, folder, device="cpu")
-    data = runs["full"]["data"]
+    data = runs["full"].data
     say(
         f"From the same base, the same head and the same order of {data['train']} training "
         f"messages, {settings.epochs} epochs. Each method has its own learning rate."
@@ -143,7 +143,7 @@ def full_against_lora(settings, folders) -> dict:
         "test accuracy": lambda r: f"{100 * r['test']['accuracy']:.1f} %",
         "test F1": lambda r: f"{100 * r['test']['f1']:.1f} %",
     }
-    records = [runs[method]["record"] for method in METHODS]
+    records = [runs[method].results for method in METHODS]
     show(["", *METHODS], [(name, *map(tell, records)) for name, tell in lines.items()])
     say(
         "Gradients and optimiser state all but vanish with LoRA. The weights stay, and so do the "
@@ -151,7 +151,7 @@ def full_against_lora(settings, folders) -> dict:
         "One test message is 0.1 points of accuracy and about half a point of F1, and this is one "
         "seed: chapter 9 has more."
     )
-    return {method: run["record"] for method, run in runs.items()}
+    return {method: run.results for method, run in runs.items()}
 
 
 def where_the_time_goes():
@@ -187,7 +187,7 @@ def where_the_time_goes():
 
 def mistakes(folder):
     section("What it gets wrong")
-    model, tokenizer, about = load_finetuned(folder)
+    model, tokenizer, record = load_finetuned(folder)
     messages = split(load_messages(), seed=0).validation
     texts, labels = [m.text for m in messages], [m.label for m in messages]
     encoded = encode_messages(tokenizer, texts, labels, model.config.context_length)
@@ -201,7 +201,7 @@ def mistakes(folder):
     show(
         ["is", "P(spam)", "message"],
         [
-            (about["labels"][labels[i]], f"{spam[i]:.3f}", " ".join(texts[i].split())[:64])
+            (record.labels[labels[i]], f"{spam[i]:.3f}", " ".join(texts[i].split())[:64])
             for i in wrong[:4]
         ],
     )

@@ -137,7 +137,7 @@ def two_tasks(options):
                 batch_size=8,  # so few messages would make too few steps of 32
                 seed=options.seed,
             )
-            record = finetune(settings, folders[task], device="cpu")["record"]
+            record = finetune(settings, folders[task], device="cpu").results
             measures = record["test"]
             rows.append(
                 (

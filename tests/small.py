@@ -1,5 +1,6 @@
 """A base of a few thousand weights in a folder, and messages any model can learn, for tests."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from llm.model.config import GPTConfig
 from llm.model.gpt import GPTModel
 from llm.training.finetuning import FinetuneSettings, finetune
 from llm.training.pretraining import save_base
+from llm.utils.files import sha256_of_file
 
 SMALL = GPTConfig(vocab_size=8192, context_length=48, emb_dim=16, n_heads=2, n_layers=2)
 
@@ -53,3 +55,14 @@ def write_adapter(
     )
     finetune(settings, folder, resume, device="cpu")
     return folder
+
+
+def change_record(folder: Path, **changes) -> None:
+    """Other entries in a folder's run.json."""
+    path = folder / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def sign(folder: Path) -> None:
+    """Make the adapter in a folder pass for the one that was written with its run.json."""
+    change_record(folder, weights_sha256=sha256_of_file(folder / "adapter.safetensors"))

@@ -1,18 +1,21 @@
 import json
 import shutil
+from dataclasses import asdict, replace
 
 import pytest
 import torch
-from small import SMALL, write_adapter, write_base, write_messages
+from small import SMALL, change_record, write_adapter, write_base, write_messages
 
 from llm.data.tokenizer import mini_tokenizer
 from llm.formats.base import load_folder
 from llm.formats.finetuned import load_finetuned
+from llm.formats.record import read_record
 from llm.inference.adapters import Adapters
 from llm.inference.evaluation import classify
 from llm.lora.inject import lora_layers, merge, unmerge
 from llm.lora.layer import LinearWithLoRA
 from llm.model.attention import MultiHeadAttention
+from llm.model.gpt import GPTModel
 from llm.model.parameters import fingerprint
 from llm.studies.storage import storage
 from llm.utils.errors import InputError
@@ -190,6 +193,17 @@ def test_an_adapter_of_another_base_is_refused(adapters, tmp_path):
         adapters.add("other", folder)
 
 
+def test_a_vocabulary_that_is_too_large_for_the_base_is_refused(folders, base, tmp_path):
+    small = GPTModel(replace(SMALL, vocab_size=8000))
+    with pytest.raises(InputError, match="vocabulary of mini has 8192 tokens, the model only 8000"):
+        Adapters(small, mini_tokenizer())
+    other = write_base(tmp_path / "base", config=small.config)
+    folder = shutil.copytree(folders["spam"], tmp_path / "adapter")
+    change_record(folder, base={**asdict(read_record(folder).base), "model": str(other)})
+    with pytest.raises(InputError, match=f"{other} has 8192 tokens, the model only 8000"):
+        Adapters.load({"spam": folder})
+
+
 def test_a_damaged_adapter_leaves_the_others_as_they_were(adapters, folders, tmp_path):
     adapters.use("spam")
     before = adapters.classify(TEXTS)
@@ -197,7 +211,11 @@ def test_a_damaged_adapter_leaves_the_others_as_they_were(adapters, folders, tmp
     about = json.loads((broken / "run.json").read_text())
     about["lora"]["rank"] = 2
     (broken / "run.json").write_text(json.dumps(about))
-    with pytest.raises(InputError, match="shape"):
+    with pytest.raises(InputError, match=r"has shape \[16, 3\], not \[16, 2\]"):
+        adapters.add("broken", broken)
+    whole = (folders["question"] / "adapter.safetensors").read_bytes()
+    (broken / "adapter.safetensors").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(InputError, match="adapter.safetensors is damaged"):
         adapters.add("broken", broken)
     assert list(adapters) == list(LORA)
     assert adapters.in_use == "spam"
@@ -223,7 +241,7 @@ def test_a_merged_adapter_has_to_be_unmerged_before_another_is_used(adapters):
 def test_a_run_that_is_no_lora_is_no_adapter(adapters, folders, tmp_path):
     folder = shutil.copytree(folders["spam"], tmp_path / "head")
     about = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**about, "method": "head"}))
+    (folder / "run.json").write_text(json.dumps({**about, "method": "head", "lora": None}))
     with pytest.raises(InputError, match="holds no adapter .its method is head"):
         adapters.add("head", folder)
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from small import write_adapter, write_base, write_messages
 from twins import TINY, random_ids, random_model, randomise
 
-from llm.data.tokenizer import gpt2_tokenizer, load_tokenizer, mini_tokenizer
-from llm.formats.base import load_base, load_classifier
+from llm.data.tokenizer import gpt2_tokenizer, mini_tokenizer
+from llm.formats.base import load_base, load_classifier, load_tokenizer
 from llm.formats.export import export_folder
 from llm.formats.finetuned import load_finetuned
 from llm.formats.transformers import bias_as_shift, export_transformers, merge_of, write_tokenizer

@@ -7,9 +7,10 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small import SMALL, write_adapter, write_base, write_messages
+from small import SMALL, change_record, sign, write_adapter, write_base, write_messages
 
 from llm.data.batching import encode_messages
+from llm.formats.base import load_tokenizer
 from llm.formats.finetuned import load_finetuned
 from llm.lora.methods import METHODS, LoRASettings
 from llm.training.finetuning import FinetuneSettings, finetune, measures, prepare_messages
@@ -38,10 +39,6 @@ def folder(good, tmp_path):
     return shutil.copytree(good, tmp_path / "folder")
 
 
-def change(path, **changes):
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
 def change_tensors(path, change):
     tensors = load_file(path)
     change(tensors)
@@ -54,27 +51,56 @@ def change_tensors(path, change):
 def test_a_loaded_folder_measures_what_the_run_measured(method, targets, base, tsv, tmp_path):
     lora = LoRASettings(2, 8, targets) if targets else LoRASettings(2, 8)
     settings = FinetuneSettings(method, lora, str(base), data=str(tsv), epochs=1, lr=0.02)
-    about = finetune(settings, tmp_path, device="cpu")
+    record = finetune(settings, tmp_path, device="cpu")
     torch.manual_seed(123)  # what is random must not come from here
     model, tokenizer, loaded = load_finetuned(tmp_path)
     test = prepare_messages(settings, tokenizer, SMALL.context_length).test
-    assert measures(model, test) == about["record"]["test"]
-    assert loaded["record"] == about["record"]
+    assert measures(model, test) == record.results["test"]
+    assert loaded == record
 
 
 def test_another_base_is_refused(folder, tmp_path):
     other = write_base(tmp_path / "other", seed=1)
     about = json.loads((folder / RUN).read_text())
-    change(folder / RUN, base={**about["base"], "model": str(other)})
+    change_record(folder, base={**about["base"], "model": str(other)})
     with pytest.raises(InputError, match="has other weights than the one this folder was trained"):
         load_finetuned(folder)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+        lambda content: content[:-100] + bytes(64) + content[-36:],
+        lambda content: content[:-1],
+        lambda content: content + b"\0",
+    ],
+    ids=["a flipped bit", "64 zeros", "cut", "longer"],
+)
+def test_numbers_that_are_not_those_of_the_run_are_refused(folder, spoil):
+    path = folder / ADAPTER
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(InputError, match=f"{ADAPTER} is damaged .its SHA-256"):
+        load_finetuned(folder)
+
+
+def test_a_folder_from_before_the_hash_loads_with_one_line_of_warning(folder, good, capsys):
+    model = load_finetuned(good)[0]
+    assert capsys.readouterr().err == ""
+    change_record(folder, weights_sha256=None)
+    again, _, record = load_finetuned(folder)
+    assert record.weights_sha256 is None
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"warning: {folder}/run.json") and printed.count("\n") == 1
+    state = again.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
 
 def test_one_changed_weight_of_the_base_is_enough(folder, base, tmp_path):
     other = shutil.copytree(base, tmp_path / "other")
     change_tensors(other / "model.safetensors", lambda t: t["pos_emb.weight"][3, 3].add_(1e-4))
     about = json.loads((folder / RUN).read_text())
-    change(folder / RUN, base={**about["base"], "model": str(other)})
+    change_record(folder, base={**about["base"], "model": str(other)})
     with pytest.raises(InputError, match="other weights"):
         load_finetuned(folder)
 
@@ -101,6 +127,7 @@ A = "body.trf_blocks.1.att.W_key.lora.A"
 )
 def test_a_tensor_that_is_wrong_is_named(folder, wrong, words):
     change_tensors(folder / ADAPTER, wrong)
+    sign(folder)
     with pytest.raises(InputError, match=words):
         load_finetuned(folder)
 
@@ -108,7 +135,7 @@ def test_a_tensor_that_is_wrong_is_named(folder, wrong, words):
 @pytest.mark.parametrize("rank", [1, 3, 10**9, 10**30])
 def test_a_rank_that_does_not_fit_is_refused_before_it_takes_memory(folder, rank):
     about = json.loads((folder / RUN).read_text())
-    change(folder / RUN, lora={**about["lora"], "rank": rank})
+    change_record(folder, lora={**about["lora"], "rank": rank})
     with pytest.raises(InputError, match="right rank|too large"):
         load_finetuned(folder)
 
@@ -118,29 +145,39 @@ def test_a_rank_that_does_not_fit_is_refused_before_it_takes_memory(folder, rank
     [
         ({"format": 2}, "format 2 is unknown"),
         ({"method": "magic"}, "magic"),
-        ({"method": "full"}, "does not exist"),
-        ({"labels": ["ham"]}, "two names"),
+        ({"method": "full"}, "lora does not belong to the method full"),
+        ({"method": "full", "lora": None}, "cannot read .*model.safetensors"),
+        ({"method": None}, "method is missing"),
+        ({"labels": ["ham"]}, "two different names"),
+        ({"labels": ["ham", 1]}, "two different names"),
+        ({"labels": ["ham", "ham"]}, "two different names"),
+        ({"format": True}, "format True is unknown"),
         ({"base": {}}, "base is damaged"),
+        ({"base": {"model": "mini", "weights": "random", "seed": True, "fingerprint": ""}}, "base"),
+        ({"data": "all"}, "data is missing or damaged"),
+        ({"record": []}, "record is missing or damaged"),
+        ({"weights_sha256": 7}, "weights_sha256 is missing or damaged"),
+        ({"wieghts_sha256": "7"}, "wieghts_sha256 cannot be read"),
         ({"lora": None}, "lora is damaged"),
+        ({"lora": {"rank": 2, "targets": "all"}}, "rank, alpha or targets are missing"),
+        ({"lora": {"rank": 2, "alpha": 4, "targets": "all", "rslora": 1}}, "rslora must be true"),
         ({"lora": {"rank": 2, "alpha": 4, "targets": [1]}}, "lora is damaged"),
         ({"lora": {"rank": 2, "alpha": 4, "targets": ["W_querry"]}}, "W_querry"),
-        ({"lora": {"rank": 2, "alpha": "4"}}, "alpha"),
-        ({"lora": {"rank": 2, "beta": 4}}, "beta"),
+        ({"lora": {"rank": 2, "alpha": "4", "targets": "all"}}, "alpha must be a number"),
+        ({"lora": {"rank": 2, "alpha": 4, "targets": "all", "beta": 4}}, "beta"),
         ({"config": {}}, "expected exactly"),
-        ({"config": {**SMALL.to_dict(), "n_layers": 3}}, "missing"),
+        ({"config": {**SMALL.to_dict(), "n_layers": 3}}, "is missing from .*adapter"),
         ({"config": {**SMALL.to_dict(), "n_layers": 10**9}}, "n_layers"),
         ({"config": {**SMALL.to_dict(), "context_length": 47}}, "another shape"),
     ],
 )
 def test_a_description_that_is_wrong_is_refused(folder, changes, words):
-    change(folder / RUN, **changes)
+    change_record(folder, **changes)
     with pytest.raises(InputError, match=words):
         load_finetuned(folder)
 
 
 def test_a_vocabulary_that_is_too_large_for_the_model_is_refused(base):
-    from llm.data.tokenizer import load_tokenizer
-
     with pytest.raises(InputError, match="8192 tokens, the model only 61"):
         load_tokenizer(base, 61)
 
@@ -160,7 +197,7 @@ def test_a_folder_that_is_written_anew_is_never_half_old(folder, base, tsv, monk
     monkeypatch.undo()
     assert "checkpoint.safetensors" in os.listdir(folder)
     write_adapter(folder, base, tsv, rank=3, resume=True)
-    assert load_finetuned(folder)[2]["lora"]["rank"] == 3
+    assert load_finetuned(folder)[2].lora.rank == 3
 
 
 def test_a_second_run_into_a_folder_can_be_resumed_too(folder, base, tsv, monkeypatch):
@@ -174,9 +211,9 @@ def test_a_second_run_into_a_folder_can_be_resumed_too(folder, base, tsv, monkey
     with pytest.raises(KeyboardInterrupt):
         write_adapter(folder, base, tsv, rank=3)
     monkeypatch.undo()
-    assert load_finetuned(folder)[2]["lora"]["rank"] == 2
+    assert load_finetuned(folder)[2].lora.rank == 2
     write_adapter(folder, base, tsv, rank=3, resume=True)
-    assert load_finetuned(folder)[2]["lora"]["rank"] == 3
+    assert load_finetuned(folder)[2].lora.rank == 3
     with pytest.raises(InputError, match="finished run with other options"):
         write_adapter(folder, base, tsv, rank=2, resume=True)
 

@@ -1,7 +1,8 @@
 """Damaged and hostile files and messages, through the command line.
 
 Whatever a file holds, a command ends with 0, or with 2 and one line that begins with `error:`;
-never with a traceback, never with memory that no file justifies, never by running what a file
+where a hash or a fingerprint can tell that a file is damaged, with 2. It never ends with a
+traceback, never with memory that no file justifies, never by running what a file
 says.
 """
 
@@ -21,7 +22,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from killing import run
 from safetensors.torch import load_file, save_file
-from small import write_adapter, write_base, write_messages
+from small import change_record, sign, write_adapter, write_base, write_messages
 
 from llm.cli.parser import main
 from llm.data.tokenizer import mini_tokenizer
@@ -87,14 +88,20 @@ def command(*arguments, text: bytes = b"") -> tuple[int, str]:
     return status, errors if status == 2 else printed
 
 
-def predict(folder: Path, *messages: str, text: bytes = b"") -> int:
-    """Label messages; an answer that comes is a label with a probability."""
+def answers(folder: Path, *messages: str, text: bytes = b"") -> list[dict] | None:
+    """Label messages; an answer that comes is a label with a probability. None: refused."""
     messages = messages or () if text else ("WIN a prize", "see you")
     status, printed = command("predict", "--from", folder, "--json", "--", *messages, text=text)
-    if status == 0:
-        for answer in json.loads(printed):
-            assert 0.5 <= answer["probability"] <= 1
-    return status
+    if status == 2:
+        return None
+    found = json.loads(printed)
+    assert all(0.5 <= answer["probability"] <= 1 for answer in found)
+    return found
+
+
+def predict(folder: Path, *messages: str, text: bytes = b"") -> int:
+    """The status of labelling messages."""
+    return 2 if answers(folder, *messages, text=text) is None else 0
 
 
 # Files with wrong bytes --------------------------------------------------------------------------
@@ -123,13 +130,15 @@ def damaged(data: bytes, kind: str, where: float, what) -> bytes:
 
 @pytest.mark.parametrize("name", ["adapter.safetensors", "run.json"])
 def test_a_damaged_adapter_folder(good, bad, name):
+    """Any wrong byte among the numbers is found out; the words of run.json may be other words."""
     whole = (good / "adapter" / name).read_bytes()
 
     @hostile(60)
     @given(damage)
     def check(how):
         (bad / "adapter" / name).write_bytes(damaged(whole, *how))
-        predict(bad / "adapter")
+        status = predict(bad / "adapter")
+        assert status == 2 or name == "run.json"
 
     check()
     (bad / "adapter" / name).write_bytes(whole)
@@ -140,13 +149,20 @@ def test_a_damaged_adapter_folder(good, bad, name):
     "name", ["model.safetensors", "config.json", "vocabulary.json", "vocabulary.tiktoken"]
 )
 def test_a_damaged_base(good, bad, name):
+    """An adapter on it is refused, or answers as before: only its own base will do."""
     whole = (good / "base" / name).read_bytes()
+    base = json.loads((bad / "adapter" / "run.json").read_text())["base"]
+    change_record(bad / "adapter", base={**base, "model": str(bad / "base")})
+    before = answers(bad / "adapter")
+    assert before
 
     @hostile(30)
     @given(damage)
     def check(how):
         (bad / "base" / name).write_bytes(damaged(whole, *how))
-        command("generate", "--model", bad / "base", "--tokens", 2, "once")
+        status, _ = command("generate", "--model", bad / "base", "--tokens", 2, "once")
+        assert status == 2 or name != "vocabulary.tiktoken"  # which has its SHA-256 beside it
+        assert answers(bad / "adapter") in (None, before)
 
     check()
 
@@ -196,8 +212,12 @@ def changed(content, path, value):
 def test_a_run_json_that_lies_in_any_field(good, bad):
     path = bad / "adapter" / "run.json"
     content = json.loads(path.read_text())
-    read = {"format", "config", "method", "task", "labels", "base", "lora"}
+    read = {"format", "config", "method", "task", "labels", "base", "lora", "weights_sha256"}
     found = [place for place in places(content) if place[0] in read]
+    # What may be otherwise for all that anybody can tell: names, what training alone needs (the
+    # base has learned weights), the strength of the update, and that there is no SHA-256.
+    free = {("task",), ("labels", 0), ("labels", 1), ("base", "seed"), ("weights_sha256",)}
+    free |= {("lora", "alpha"), ("lora", "dropout"), ("lora", "rslora")}
 
     @hostile(200)
     @given(st.sampled_from(found), nasty)
@@ -207,8 +227,9 @@ def test_a_run_json_that_lies_in_any_field(good, bad):
     @example(("config", "n_layers"), 10**9)
     @example(("base", "seed"), 10**30)
     def check(place, value):
-        path.write_text(json.dumps(changed(content, place, value)))
-        predict(bad / "adapter")
+        lie = changed(content, place, value)
+        path.write_text(json.dumps(lie))
+        assert predict(bad / "adapter") == 2 or place in free or lie == content
 
     check()
 
@@ -271,6 +292,7 @@ def test_safetensors_headers_made_to_harm(good, bad):
     def check(header, length, data):
         text = json.dumps(header).encode()
         path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
+        sign(bad / "adapter")
         assert predict(bad / "adapter") == 2
 
     check()
@@ -294,6 +316,7 @@ def test_tensors_of_other_types(bad, dtype):
     """Other floating point numbers are converted, anything else is refused."""
     path = bad / "adapter" / "adapter.safetensors"
     save_file({name: tensor.to(dtype) for name, tensor in load_file(path).items()}, path)
+    sign(bad / "adapter")
     kept = dtype in (torch.float64, torch.float16, torch.bfloat16)
     assert predict(bad / "adapter") == (0 if kept else 2)
 
@@ -302,6 +325,7 @@ def test_tensors_of_other_types(bad, dtype):
 def test_weights_that_are_no_numbers_or_lead_to_none(bad, value):
     path = bad / "adapter" / "adapter.safetensors"
     save_file({n: torch.full_like(t, value) for n, t in load_file(path).items()}, path)
+    sign(bad / "adapter")
     assert predict(bad / "adapter") == 2
 
 
@@ -351,6 +375,8 @@ def test_nothing_is_unpickled(bad, tmp_path):
     harm = pickle.dumps(Harm(tmp_path / "harm"))
     for name in ("adapter.safetensors", "run.json", "pytorch_model.bin"):
         (bad / "adapter" / name).write_bytes(harm)
+        if name == "adapter.safetensors":
+            sign(bad / "adapter")
         assert predict(bad / "adapter") == 2
     (bad / "base" / "pytorch_model.bin").write_bytes(harm)
     (bad / "base" / "model.safetensors").unlink()

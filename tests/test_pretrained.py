@@ -435,7 +435,7 @@ def test_download_then_load_without_a_network(hub, tmp_path):
     code = "print(load_base('gpt2').config.emb_dim, cached_folder('gpt2'))"
     done = in_fresh_process(code, home, HF_HUB_OFFLINE="1")
     assert done.stdout.split() == ["32", str(folder)]
-    code = "from llm.data import tokenizer as t; print(t.load_tokenizer('gpt2-xl').encode('a b'))"
+    code = "from llm.formats.base import load_tokenizer as t; print(t('gpt2-xl').encode('a b'))"
     done = in_fresh_process(code, home, HF_HUB_OFFLINE="1", LLM_GPT2_VOCAB="")
     assert done.stdout.strip() == str(mini_tokenizer().encode("a b"))
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from llm.data.corpus import Corpus, bits_per_byte
-from llm.data.tokenizer import END_OF_TEXT, load_tokenizer, mini_tokenizer
-from llm.formats.base import load_base
+from llm.data.tokenizer import END_OF_TEXT, mini_tokenizer
+from llm.formats.base import load_base, load_tokenizer
 from llm.model.config import GPTConfig
 from llm.model.parameters import fingerprint
 from llm.training.loop import learning_rate

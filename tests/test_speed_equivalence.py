@@ -205,7 +205,7 @@ def test_finetuning_on_a_gpu_ends_as_on_a_cpu(method, precision, tmp_path):
     losses = {}
     for device in ("cuda", "cpu"):
         out = tmp_path / device
-        assert finetune(settings, out, device=device)["record"]["base_unchanged"] == (
+        assert finetune(settings, out, device=device).results["base_unchanged"] == (
             method in ("head", "lora")
         )
         history = json.loads((out / "history.json").read_text())

@@ -7,6 +7,7 @@ import pytest
 from llm.data.tokenizer import mini_tokenizer
 from llm.figures.studies import learning_curve_figure, search_figure
 from llm.figures.style import save_figure
+from llm.formats.record import BaseRecord, RunRecord
 from llm.model.config import GPTConfig
 from llm.studies import learning_curve as curves
 from llm.studies import learning_rates as searches
@@ -41,8 +42,15 @@ def canned(scores):
     def finetune(settings, folder, resume, device):
         assert resume  # a search that was interrupted goes on
         f1, loss = scores[settings.method, settings.lr][settings.seed]
-        record = {"validation": {"f1": f1, "loss": loss}}
-        return {"record": record, "base": {}, "data": {}, "device": device, "torch": "2"}
+        return RunRecord(
+            TINY,
+            settings.method,
+            settings.task,
+            ["ham", "spam"],
+            BaseRecord(settings.model, settings.weights, settings.seed, ""),
+            device=device,
+            results={"validation": {"f1": f1, "loss": loss}},
+        )
 
     return finetune
 

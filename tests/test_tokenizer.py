@@ -19,10 +19,10 @@ from llm.data.tokenizer import (
     Tokenizer,
     bytes_to_characters,
     gpt2_tokenizer,
-    load_tokenizer,
     mini_tokenizer,
     saved_tokenizer,
 )
+from llm.formats.base import load_tokenizer
 from llm.utils.errors import InputError
 
 MINI = mini_tokenizer()
@@ -209,7 +209,7 @@ def test_absent_files_are_refused(tmp_path):
         saved_tokenizer(tmp_path)
     with pytest.raises(InputError, match="holds no vocabulary"):
         load_tokenizer(tmp_path)
-    with pytest.raises(InputError, match="neither mini"):
+    with pytest.raises(InputError, match="neither a folder nor one of mini, gpt2"):
         load_tokenizer(tmp_path / "absent")
 
 

@@ -105,7 +105,7 @@ def prepare(job: Job) -> Step:
 def real_messages(shape: str) -> Encoded:
     """Training messages of the spam task, as token ids for a shape."""
     from llm.data.messages import load_task, split
-    from llm.data.tokenizer import load_tokenizer
+    from llm.formats.base import load_tokenizer
 
     messages = split(load_task("spam"), 0).train
     try:

@@ -43,7 +43,7 @@ def finetune(options) -> None:
     """One run."""
     from llm.training.finetuning import finetune
 
-    about = finetune(
+    record = finetune(
         _settings(options, options.method),
         options.out,
         options.resume,
@@ -52,28 +52,27 @@ def finetune(options) -> None:
         report=not options.json,
     )
     if options.json:
-        print(json.dumps(about, indent=2))
+        print(json.dumps(record.to_dict(), indent=2))
         return
-    record = about["record"]
-    print(f"{record['trainable_parameters']:,} of {record['total_parameters']:,} trained")
-    print(measures_line(record["test"]))
-    _say(options, f"written: {options.out}, {record['saved_bytes']:,} bytes of weights")
+    run = record.results
+    print(f"{run['trainable_parameters']:,} of {run['total_parameters']:,} trained")
+    print(measures_line(run["test"]))
+    _say(options, f"written: {options.out}, {run['saved_bytes']:,} bytes of weights")
 
 
 def evaluate(options) -> None:
     """Measure a folder on labelled messages."""
-    from llm.data.batching import encode_messages
     from llm.data.tsv import read_labelled
     from llm.formats.finetuned import load_finetuned
     from llm.inference.evaluation import classification_metrics, classify
+    from llm.inference.reading import read_messages
     from llm.training.device import pick_device
 
-    model, tokenizer, about = load_finetuned(options.folder, pick_device(options.device))
-    messages = read_labelled(options.data, tuple(about["labels"]))
-    labels = [message.label for message in messages]
-    texts = [message.text for message in messages]
-    encoded = encode_messages(tokenizer, texts, labels, model.config.context_length)
-    measures = classification_metrics(labels, classify(model, encoded)[:, 1])
+    model, tokenizer, record = load_finetuned(options.folder, pick_device(options.device))
+    messages = read_labelled(options.data, record.labels)
+    tasks = [record.task] * len(messages)
+    encoded = read_messages(messages, tasks, tokenizer, model.config.context_length)
+    measures = classification_metrics(encoded.labels, classify(model, encoded)[:, 1])
     measures = {"messages": len(messages), "cut": encoded.cut, **measures}
     print(json.dumps(measures, indent=2) if options.json else measures_line(measures))
     _warn_of_cut(options, encoded.cut)
@@ -81,21 +80,20 @@ def evaluate(options) -> None:
 
 def predict(options) -> None:
     """Label messages from the arguments, or one a line from standard input."""
-    from llm.data.batching import encode_messages
-    from llm.data.tasks import read_as
     from llm.formats.finetuned import load_finetuned
     from llm.inference.evaluation import classify
+    from llm.inference.reading import read_messages
     from llm.training.device import pick_device
 
-    model, tokenizer, about = load_finetuned(options.folder, pick_device(options.device))
+    model, tokenizer, record = load_finetuned(options.folder, pick_device(options.device))
     texts = options.messages or lines_of_standard_input()
-    read = [read_as(about.get("task"), text) for text in texts]
-    encoded = encode_messages(tokenizer, read, None, model.config.context_length)
+    tasks = [record.task] * len(texts)
+    encoded = read_messages(texts, tasks, tokenizer, model.config.context_length)
     answers = []
     for text, probabilities in zip(texts, classify(model, encoded).tolist(), strict=True):
         best = max(range(len(probabilities)), key=probabilities.__getitem__)
         answers.append(
-            {"label": about["labels"][best], "probability": probabilities[best], "message": text}
+            {"label": record.labels[best], "probability": probabilities[best], "message": text}
         )
     if options.json:
         print(json.dumps(answers, indent=2))
@@ -112,13 +110,12 @@ def merge(options) -> None:
 
     if Path(options.out).resolve() == Path(options.folder).resolve():
         raise InputError("--out must be another folder than --from, which is kept as it is")
-    model, _, about = load_finetuned(options.folder)
+    model, _, record = load_finetuned(options.folder)
     if not lora_layers(model):
-        raise InputError(f"{options.folder} has no LoRA layers ({about['method']}); nothing to do")
+        raise InputError(f"{options.folder} has no LoRA layers ({record.method}); nothing to do")
     merge_and_unload(model)
     model.requires_grad_(True)  # all of it is stored
-    kept = {name: about[name] for name in ("task", "labels", "base", "data") if name in about}
-    save_finetuned(options.out, model, {**kept, "method": "full", "merged_from": options.folder})
+    save_finetuned(options.out, model, record.merged(options.folder))
     answer = {"out": options.out, "parameters": sum(p.numel() for p in model.parameters())}
     print(json.dumps(answer) if options.json else f"written: {options.out}, a plain model")
 
@@ -182,8 +179,7 @@ def generate(options) -> None:
     """Continue a text."""
     import torch
 
-    from llm.data.tokenizer import load_tokenizer
-    from llm.formats.base import load_base
+    from llm.formats.base import load_base, load_tokenizer
     from llm.inference.generate import generate
     from llm.training.device import pick_device
 

@@ -14,7 +14,7 @@ class Task(NamedTuple):
 
     labels: tuple[str, str]
     prepare: Callable[[Iterable[Message]], list[Message]]
-    read: Callable[[str], str] = str  # a message to predict, as `prepare` would leave its text
+    read: Callable[[str], str] = str  # one text, as `prepare` would leave it
 
 
 def without_question_marks(text: str) -> str:
@@ -43,7 +43,13 @@ TASKS: dict[str, Task] = {
 }
 
 
-def read_as(task: str | None, text: str) -> str:
-    """A message to predict, as the messages of `task` were read in training."""
-    text = decode_entities(text).strip()
+def read_as(task: str | None, message: str | Message) -> str:
+    """The text of a message, as the messages of `task` were read in training.
+
+    Args:
+        task: what the model tells apart; a name that is not in `TASKS` leaves texts as they are.
+        message: what somebody wrote, in which HTML entities are still to be decoded; or a Message
+            of a file, in which `llm.data.tsv` has done that (once: `&amp;lt;` stands for `&lt;`).
+    """
+    text = message.text if isinstance(message, Message) else decode_entities(message).strip()
     return TASKS[task].read(text) if task in TASKS else text

@@ -134,35 +134,13 @@ def gpt2_tokenizer(folder: str | Path | None = None) -> Tokenizer:
     return Tokenizer("gpt2", encoding._mergeable_ranks, encoding.eot_token, SPLIT_PATTERN)
 
 
-def load_tokenizer(model: str | Path, vocab_size: int | None = None) -> Tokenizer:
-    """The tokenizer that belongs to a model: `mini`, a `gpt2` preset, or a model's folder.
+def folder_tokenizer(folder: str | Path) -> Tokenizer:
+    """The vocabulary in a model's folder: in tiktoken's format, or in GPT-2's own.
 
-    Args:
-        vocab_size: of the model.
-
-    Raises:
-        InputError: neither, a folder without a vocabulary, or one that is too large for the model.
+    Raises InputError where there is none, or a damaged one.
     """
-    tokenizer = _load(model)
-    if vocab_size is not None and tokenizer.vocab_size > vocab_size:
-        raise InputError(
-            f"the vocabulary of {model} has {tokenizer.vocab_size} tokens, the model only "
-            f"{vocab_size}; they do not belong together"
-        )
-    return tokenizer
-
-
-def _load(model: str | Path) -> Tokenizer:
-    if str(model) == "mini":
-        return mini_tokenizer()
-    folder = Path(model)
-    if (folder / VOCABULARY).exists():
-        return saved_tokenizer(folder)
-    if folder.is_dir():
-        return _from_gpt2_files(folder)
-    if str(model).startswith("gpt2"):
-        return gpt2_tokenizer()
-    raise InputError(f"{model} is neither mini, a gpt2 model, nor a folder")
+    folder = Path(folder)
+    return saved_tokenizer(folder) if (folder / VOCABULARY).exists() else _from_gpt2_files(folder)
 
 
 def saved_tokenizer(folder: str | Path) -> Tokenizer:

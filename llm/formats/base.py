@@ -4,38 +4,79 @@ The weights are never held twice. The model is built on the meta device (shapes 
 its memory is reserved, and each tensor is copied into place straight from the memory-mapped file.
 """
 
-import hashlib
-import itertools
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import torch
 
 from llm.data.hub import cached_folder
-from llm.formats.transformers import config_from_transformers, is_mask, is_transposed, name_table
+from llm.data.tokenizer import Tokenizer, folder_tokenizer, gpt2_tokenizer, mini_tokenizer
+from llm.formats import stored
+from llm.formats.record import RUN
+from llm.formats.stored import WEIGHTS
+from llm.formats.transformers import config_from_transformers, name_table
 from llm.model.classifier import GPTClassifier
 from llm.model.config import PRESETS, GPTConfig
 from llm.model.gpt import GPTModel
 from llm.utils.errors import InputError
-from llm.utils.files import open_tensors, read_json
+from llm.utils.files import read_json, sha256_of_file
 from llm.utils.paths import MINI_FOLDER
 
-WEIGHTS, INDEX, CONFIG, MANIFEST = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "config.json",
-    "manifest.json",
-)
-# Pages of a mapped file count as used memory until it is closed, so it is closed every so often.
-_MAPPED_BYTES = 2**26
-_FLOATS = ("F64", "F32", "F16", "BF16")
+CONFIG, MANIFEST = "config.json", "manifest.json"
+
+
+class Source(NamedTuple):
+    """Where the parts of a base come from; none is looked for before it is asked for."""
+
+    config: Callable[[], GPTConfig]
+    folder: Callable[[], Path]  # that holds its weights
+    tokenizer: Callable[[], Tokenizer]
+
+
+def find_base(model: str | Path) -> Source:
+    """What a model's name stands for: `mini`, a `gpt2` preset, or else a folder.
+
+    Raises InputError where it is none of them.
+    """
+    name, folder = str(model), Path(model)
+    if name == "mini":
+        return Source(lambda: PRESETS["mini"], _verified_mini, mini_tokenizer)
+    if name in PRESETS:
+        return Source(lambda: PRESETS[name], lambda: cached_folder(name), gpt2_tokenizer)
+    if not folder.is_dir():
+        raise InputError(f"{model} is neither a folder nor one of {', '.join(PRESETS)}")
+    return Source(lambda: _read_config(folder)[0], lambda: folder, lambda: folder_tokenizer(folder))
 
 
 def load_config(model: str | Path) -> GPTConfig:
     """The shape of a preset or of a model's folder. Raises InputError where there is neither."""
-    if str(model) in PRESETS:
-        return PRESETS[str(model)]
-    return _read_config(Path(model))[0]
+    return find_base(model).config()
+
+
+def load_tokenizer(model: str | Path, vocab_size: int | None = None) -> Tokenizer:
+    """The tokenizer that belongs to a model: `mini`, a `gpt2` preset, or a model's folder.
+
+    Args:
+        vocab_size: of the model.
+
+    Raises:
+        InputError: neither, a folder without a vocabulary, or one that is too large for the model.
+    """
+    tokenizer = find_base(model).tokenizer()
+    if vocab_size is not None:
+        check_vocabulary(tokenizer, vocab_size, str(model))
+    return tokenizer
+
+
+def check_vocabulary(tokenizer: Tokenizer, vocab_size: int, name: str) -> None:
+    """Raise InputError when a vocabulary has more tokens than the model, called `name`, knows."""
+    if tokenizer.vocab_size > vocab_size:
+        raise InputError(
+            f"the vocabulary of {name} has {tokenizer.vocab_size} tokens, the model only "
+            f"{vocab_size}; they do not belong together"
+        )
 
 
 def load_base(
@@ -62,12 +103,7 @@ def load_base(
             torch.manual_seed(seed)
             _check_memory(config)
             return GPTModel(config).to(device)
-    if str(model) == "mini":
-        _verify(MINI_FOLDER)
-        return load_folder(MINI_FOLDER, device)
-    if str(model) in PRESETS:
-        return load_folder(cached_folder(str(model)), device)
-    return load_folder(model, device)
+    return load_folder(find_base(model).folder(), device)
 
 
 def load_folder(
@@ -86,16 +122,16 @@ def load_folder(
     with torch.device("meta"):
         model = GPTModel(config)
 
-    def plan() -> dict[str, list[torch.Tensor]]:
+    def plan() -> stored.Plan:
         tensors = dict(model.named_parameters())
         table = {name: [name] for name in tensors} if ours else name_table(config)
         planned = {name: [tensors[part] for part in parts] for name, parts in table.items()}
         return planned | {name: [tensor] for name, tensor in (extra or {}).items()}
 
-    stored = _stored(folder)
-    by_plain_name = _check(plan(), stored, folder)  # before memory is taken for what does not fit
+    files = stored.find_tensors(folder)
+    names = stored.check(plan(), files, folder)  # before memory is taken for what does not fit
     model.to_empty(device=device)
-    _fill(plan(), by_plain_name, stored)
+    stored.fill(plan(), names, files)
     return model
 
 
@@ -132,11 +168,9 @@ def _check_memory(config: GPTConfig) -> None:
 
 def _read_config(folder: Path) -> tuple[GPTConfig, bool]:
     """The shape in a folder's config.json, and whether the folder is in our format."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} is neither a folder nor one of {', '.join(PRESETS)}")
     path = folder / CONFIG
     if not path.exists():
-        hint = " (it is a fine-tuned folder: use --from)" if (folder / "run.json").exists() else ""
+        hint = " (it is a fine-tuned folder: use --from)" if (folder / RUN).exists() else ""
         raise InputError(f"{folder} holds no {CONFIG}, so it is not a model's folder{hint}")
     content = read_json(path)
     if "emb_dim" in content:
@@ -144,8 +178,9 @@ def _read_config(folder: Path) -> tuple[GPTConfig, bool]:
     return config_from_transformers(content, str(path)), False
 
 
-def _verify(folder: Path) -> None:
-    """Check the bundled files against the manifest that was written with them."""
+def _verified_mini() -> Path:
+    """The bundled base's folder, checked against the manifest that was written with it."""
+    folder = MINI_FOLDER
     if not all((folder / name).exists() for name in (CONFIG, WEIGHTS, MANIFEST)):
         raise InputError(
             "the pretrained mini model is not in data/mini; fetch the repository anew, or start "
@@ -153,134 +188,8 @@ def _verify(folder: Path) -> None:
         )
     manifest = read_json(folder / MANIFEST)
     for name in (CONFIG, WEIGHTS):
-        with open(folder / name, "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != manifest.get(name):
-                raise InputError(
-                    f"{folder / name} is damaged (its SHA-256 differs); fetch the repository anew"
-                )
-
-
-def _stored(folder: Path) -> dict[str, Path]:
-    """Every tensor that a folder holds -> the file it is in."""
-    if (folder / WEIGHTS).exists():
-        files = [folder / WEIGHTS]
-    elif (folder / INDEX).exists():
-        weight_map = read_json(folder / INDEX).get("weight_map")
-        names = weight_map.values() if isinstance(weight_map, dict) else [None]
-        if not all(isinstance(name, str) and Path(name).name == name for name in names):
-            raise InputError(f"{folder / INDEX}: weight_map does not name files of this folder")
-        files = [folder / name for name in sorted(set(names))]
-    else:
-        hint = " (pytorch_model.bin can run code when read: save the model anew as safetensors)"
-        hint = hint if (folder / "pytorch_model.bin").exists() else ""
-        raise InputError(f"{folder} holds no {WEIGHTS}{hint}")
-    stored: dict[str, Path] = {}
-    for path in files:
-        with open_tensors(path) as reader:
-            for name in reader.keys():
-                if name in stored:
-                    raise InputError(f"{folder}: tensor {name} is in {path.name} and elsewhere too")
-                stored[name] = path
-    return stored
-
-
-def _check(plan: dict[str, list[torch.Tensor]], stored: dict[str, Path], folder: Path) -> dict:
-    """Raise InputError unless all names, shapes and types are those that `plan` expects.
-
-    Returns the stored name of each name in `plan`.
-    """
-    by_plain_name = {name.removeprefix("transformer."): name for name in stored}
-    if len(by_plain_name) != len(stored):
-        raise InputError(f"{folder}: tensors with and without the prefix transformer. are mixed")
-    tied = by_plain_name.pop("lm_head.weight", None) if "wte.weight" in plan else None
-    found = {plain for plain in by_plain_name if not is_mask(plain)}
-    _refuse(folder, "missing", [name for name in plan if name not in found])
-    _refuse(folder, "not a part of this model", [name for name in found if name not in plan])
-
-    shapes = {}
-    for path, names in _by_file(list(plan), by_plain_name, stored):
-        with open_tensors(path) as reader:
-            for plain in names:
-                part = reader.get_slice(by_plain_name[plain])
-                shapes[plain] = part.get_shape()
-                if part.get_dtype() not in _FLOATS:
-                    raise InputError(f"{path}: {plain} is {part.get_dtype()}, not floating point")
-    expected = {plain: _stored_shape(plain, parts) for plain, parts in plan.items()}
-    _refuse(
-        folder,
-        "of another shape than config.json says",
-        [
-            f"{plain} {shapes[plain]} (not {shape})"
-            for plain, shape in expected.items()
-            if shapes[plain] != shape
-        ],
-    )
-    if tied is not None:
-        _check_tied(stored, tied, by_plain_name["wte.weight"], folder)
-    return by_plain_name
-
-
-def _fill(plan: dict[str, list[torch.Tensor]], by_plain_name: dict, stored: dict) -> None:
-    """Copy stored tensors into place: `plan` says which tensors each is cut into."""
-    # The largest first: while it is copied there is the least else in memory.
-    order = sorted(plan, key=lambda plain: -sum(part.numel() for part in plan[plain]))
-    for path, names in _by_file(order, by_plain_name, stored):
-        _copy(path, {by_plain_name[plain]: plan[plain] for plain in names})
-
-
-@torch.no_grad()
-def _copy(path: Path, plan: dict[str, list[torch.Tensor]]) -> None:
-    """Copy some tensors of one file into their places."""
-    waiting = list(plan)
-    while waiting:
-        with open_tensors(path) as reader:
-            mapped = 0
-            while waiting and mapped < _MAPPED_BYTES:
-                name = waiting.pop(0)
-                tensor = reader.get_tensor(name)
-                mapped += tensor.nbytes
-                tensor = tensor.T if is_transposed(name) else tensor
-                sizes = [len(part) for part in plan[name]]
-                for target, part in zip(plan[name], tensor.split(sizes), strict=True):
-                    target.copy_(part)
-                    # Smallest and largest are finite, so all are; NaN would be both.
-                    if not all(torch.isfinite(value) for value in torch.aminmax(target)):
-                        raise InputError(f"{path}: {name} holds values that are not finite")
-                del tensor, part
-
-
-def _check_tied(stored: dict[str, Path], head: str, embedding: str, folder: Path) -> None:
-    """GPT-2's output layer is its token embedding; a file may hold it twice, but not differ."""
-    with open_tensors(stored[head]) as one, open_tensors(stored[embedding]) as other:
-        left, right = one.get_slice(head), other.get_slice(embedding)
-        rows = right.get_shape()[0]
-        step = max(1, _MAPPED_BYTES // 4 // right.get_shape()[1])
-        same = left.get_shape() == right.get_shape() and all(
-            torch.equal(left[start : start + step], right[start : start + step])
-            for start in range(0, rows, step)
-        )
-    if not same:
-        raise InputError(
-            f"{folder}: lm_head.weight differs from wte.weight; GPT-2 shares the two (tied)"
-        )
-
-
-def _by_file(plain_names: list[str], by_plain_name: dict, stored: dict[str, Path]):
-    """(file, names) for runs of names that lie in the same file, in the order given."""
-    return [
-        (path, list(names))
-        for path, names in itertools.groupby(plain_names, lambda name: stored[by_plain_name[name]])
-    ]
-
-
-def _stored_shape(name: str, parts: list[torch.Tensor]) -> list[int]:
-    shape = [sum(len(part) for part in parts), *parts[0].shape[1:]]
-    return shape[::-1] if is_transposed(name) else shape
-
-
-def _refuse(folder: Path, what: str, names: list[str]) -> None:
-    """One line that names the tensors, the first few of many."""
-    if names:
-        shown = ", ".join(sorted(names)[:5])
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        raise InputError(f"{folder}: tensors {what}: {shown}{more}")
+        if sha256_of_file(folder / name) != manifest.get(name):
+            raise InputError(
+                f"{folder / name} is damaged (its SHA-256 differs); fetch the repository anew"
+            )
+    return folder

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from llm.data.hub import REPOSITORIES
-from llm.data.tokenizer import load_tokenizer
-from llm.formats.base import load_base
+from llm.formats.base import load_base, load_tokenizer
 from llm.formats.finetuned import load_finetuned
 from llm.formats.peft_export import export_peft
 from llm.formats.transformers import export_transformers
@@ -40,20 +39,20 @@ def export_folder(
             raise InputError("a base has no adapter to write for peft; give --from a folder")
         export_transformers(load_base(model), load_tokenizer(model), out)
         return written
-    classifier, tokenizer, about = load_finetuned(folder)
+    classifier, tokenizer, record = load_finetuned(folder)
     if format == "transformers":
-        export_transformers(classifier, tokenizer, out, about["labels"])
+        export_transformers(classifier, tokenizer, out, record.labels)
         return written
-    if about["method"] != "lora":
+    if record.method != "lora":
         raise InputError(
-            f"{folder} was trained with {about['method']}, not lora; use --format transformers"
+            f"{folder} was trained with {record.method}, not lora; use --format transformers"
         )
-    base = about["base"]
-    if base["weights"] == "pretrained" and base["model"] in REPOSITORIES:
-        name = REPOSITORIES[base["model"]]
+    base = record.base
+    if base.weights == "pretrained" and base.model in REPOSITORIES:
+        name = REPOSITORIES[base.model]
     else:
         name = (Path(out) / "base").as_posix()
-        body = load_base(base["model"], base["weights"], base.get("seed", 0))
-        export_transformers(body, tokenizer, name, about["labels"])
+        body = load_base(base.model, base.weights, base.seed)
+        export_transformers(body, tokenizer, name, record.labels)
     export_peft(classifier, out, name, tokenizer)
     return {**written, "base": name}

@@ -16,17 +16,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from llm.data.batching import Encoded, collate, encode_messages
-from llm.data.tasks import read_as
-from llm.data.tokenizer import Tokenizer, load_tokenizer
-from llm.formats.base import load_base
-from llm.formats.finetuned import RUN, load_trained, lora_settings, read_about, weights_file
+from llm.data.batching import Encoded, collate
+from llm.data.tokenizer import Tokenizer
+from llm.formats.base import check_vocabulary, load_base, load_tokenizer
+from llm.formats.finetuned import base_state, fill, outline
+from llm.formats.record import RunRecord, read_record
 from llm.inference.evaluation import classify
+from llm.inference.reading import read_messages
 from llm.lora.inject import lora_layers
 from llm.lora.layer import LinearWithLoRA, LoRALayer
-from llm.lora.methods import apply_method
 from llm.model.classifier import GPTClassifier
-from llm.model.config import GPTConfig
 from llm.model.gpt import GPTModel
 from llm.model.parameters import fingerprint
 from llm.utils.errors import InputError
@@ -38,12 +37,12 @@ class Adapter:
 
     layers: dict[str, LinearWithLoRA]  # by the full name of the layer whose place they take
     head: nn.Module  # Linear, or LinearWithLoRA where the targets were "all"
-    about: dict  # its run.json
+    record: RunRecord  # its run.json
 
     @property
     def labels(self) -> list[str]:
         """Names of label 0 and label 1."""
-        return self.about["labels"]
+        return self.record.labels
 
 
 class Adapters:
@@ -56,12 +55,13 @@ class Adapters:
         body: the base. Its weights are shared by all adapters and never written to.
         tokenizer: the one that belongs to it.
 
-    Raises InputError when the base has LoRA layers itself.
+    Raises InputError when the base has LoRA layers itself, or fewer tokens than the tokenizer.
     """
 
     def __init__(self, body: GPTModel, tokenizer: Tokenizer):
         if lora_layers(body):
             raise InputError("the base has LoRA layers already; give the base alone")
+        check_vocabulary(tokenizer, body.config.vocab_size, tokenizer.name)
         self.tokenizer = tokenizer
         self.fingerprint = fingerprint(body)  # once, and not once an adapter: it reads all weights
         self.model = GPTClassifier(body.config, body=body).requires_grad_(False).eval()
@@ -87,9 +87,9 @@ class Adapters:
         """
         if not folders:
             raise InputError("no adapter to load; give at least one folder")
-        base = read_about(next(iter(folders.values())))["base"]
-        body = load_base(base["model"], base["weights"], base.get("seed", 0), device)
-        adapters = cls(body, load_tokenizer(base["model"]))
+        base = read_record(next(iter(folders.values()))).base
+        body = load_base(base.model, base.weights, base.seed, device)
+        adapters = cls(body, load_tokenizer(base.model, body.config.vocab_size))
         for name, folder in folders.items():
             adapters.add(name, folder)
         return adapters
@@ -113,33 +113,27 @@ class Adapters:
 
         Raises:
             InputError: the name is taken, the folder is not one of LoRA, was trained on another
-                base, or its file does not fit: a tensor missing, of another shape, not finite.
+                base, or its file is damaged or does not fit: a tensor missing, of another shape,
+                not finite.
         """
         if name in self._loaded:
             raise InputError(f"an adapter is called {name!r} already; choose another name")
-        about = read_about(folder)
-        settings = lora_settings(about, folder)
-        if settings is None:
-            raise InputError(f"{folder} holds no adapter (its method is {about['method']})")
-        config = GPTConfig.from_dict(about["config"], f"{folder}/{RUN}: config")
-        if config != self.model.config or about["base"]["fingerprint"] != self.fingerprint:
+        record = read_record(folder)
+        if record.method != "lora":
+            raise InputError(f"{folder} holds no adapter (its method is {record.method})")
+        base = record.base
+        if record.config != self.model.config or base.fingerprint != self.fingerprint:
             raise InputError(
-                f"{folder} was trained on another base ({about['base']['model']}, "
-                f"{about['base']['weights']}) than the one that is loaded; load it by itself"
+                f"{folder} was trained on another base ({base.model}, {base.weights}) than the one "
+                "that is loaded; load it by itself"
             )
-        before = self.in_use
-        self.use(None)
-        try:
-            device = next(self.model.parameters()).device
-            self.model.head = nn.Linear(config.emb_dim, self.model.n_classes, device=device)
-            apply_method(self.model, "lora", settings)
-            load_trained(self.model, Path(folder) / weights_file("lora"))
-            self.model.requires_grad_(False).eval()
-            layers = {n: layer for n, layer in lora_layers(self.model).items() if n != "head"}
-            self._loaded[name] = Adapter(layers, self.model.head, about)
-        finally:
-            self._hang(self._plain, nn.Identity())
-            self.use(before)
+        device = next(self.model.parameters()).device
+        shared = base_state(self.model.body)
+        alone = fill(outline(folder, record), folder, record, shared, device)
+        layers = {place: layer for place, layer in lora_layers(alone).items() if place != "head"}
+        for place, layer in layers.items():
+            layer.linear = self._plain[place]
+        self._loaded[name] = Adapter(layers, alone.head, record)
 
     def use(self, name: str | None) -> None:
         """Put an adapter in place of the one in use; None leaves the base alone.
@@ -167,15 +161,14 @@ class Adapters:
     def encode(self, messages: Sequence[str], names: Sequence[str] | None = None) -> Encoded:
         """Messages as token ids; the ones longer than the context lose their end.
 
-        Each is read as the task of its adapter does (`llm.data.tasks.read_as`).
+        Each is read as the task of its adapter does (`llm.inference.reading`).
 
         Args:
             names: an adapter's name a message; None: the one in use, if there is one.
         """
         chosen = [self.in_use] * len(messages) if names is None else names
-        tasks = [None if name is None else self[name].about.get("task") for name in chosen]
-        texts = [read_as(task, message) for task, message in zip(tasks, messages)]
-        return encode_messages(self.tokenizer, texts, None, self.model.config.context_length)
+        tasks = [None if name is None else self[name].record.task for name in chosen]
+        return read_messages(messages, tasks, self.tokenizer, self.model.config.context_length)
 
     def classify(self, messages: Sequence[str]) -> torch.Tensor:
         """Probabilities (messages, 2) by the adapter in use. Raises InputError without one."""

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from llm.data.corpus import Corpus, bits_per_byte, read_documents, sha256_of_file
-from llm.data.tokenizer import load_tokenizer
-from llm.formats.base import load_base
+from llm.formats.base import load_base, load_tokenizer
 from llm.model.parameters import fingerprint
 
 

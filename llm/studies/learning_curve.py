@@ -64,7 +64,7 @@ def learning_curve(
         InputError: as `llm.training.finetuning.finetune` does.
     """
     seeds = [0, 1, 2] if seeds is None else seeds
-    points, about = [], {}
+    points, record = [], None
     collection = load_task(settings.task, settings.data)
 
     def note(method: str, start: str | None, size: int, seed: int, test: dict) -> None:
@@ -92,12 +92,12 @@ def learning_curve(
                         **schedule(size),
                     )
                     folder = work / f"{method}-{start}-{size}-seed{seed}"
-                    about = finetune(run, folder, resume=True, device=device)
-                    note(method, start, size, seed, about["record"]["test"])
+                    record = finetune(run, folder, resume=True, device=device)
+                    note(method, start, size, seed, record.results["test"])
     result = {
         "model": settings.model,
-        "device": about["device"],
-        "torch": about["torch"],
+        "device": record.device,
+        "torch": record.torch,
         "data": collection.record(),
         "seeds": seeds,
         "summary": summarise(points),

@@ -49,7 +49,7 @@ def search_learning_rates(
     Raises:
         InputError: as `llm.training.finetuning.finetune` does.
     """
-    methods, about = {}, {}
+    methods, record = {}, None
     for method, rates in grids.items():
         grid = []
         for rate in rates:
@@ -57,8 +57,8 @@ def search_learning_rates(
             for seed in seeds:
                 run = replace(settings, method=method, lr=rate, seed=seed)
                 folder = work / f"{method}-lr{rate:g}-seed{seed}"
-                about = finetune(run, folder, resume=True, device=device)
-                measured.append(about["record"]["validation"])  # never ["test"]
+                record = finetune(run, folder, resume=True, device=device)
+                measured.append(record.results["validation"])  # never ["test"]
                 report(f"{method} {rate:g} seed {seed}: validation F1 {measured[-1]['f1']:.3f}")
             grid.append(
                 {
@@ -77,10 +77,10 @@ def search_learning_rates(
         "methods": methods,
         "seeds": seeds,
         "settings": {**asdict(settings), "method": None, "lr": None, "seed": None},
-        "base": about["base"],
-        "data": about["data"],
-        "device": about["device"],
-        "torch": about["torch"],
+        "base": asdict(record.base),
+        "data": record.data,
+        "device": record.device,
+        "torch": record.torch,
     }
     write_json(out, result)
     return result

@@ -3,7 +3,8 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from llm.formats.finetuned import RUN, load_finetuned, save_finetuned, weights_file
+from llm.formats.finetuned import base_state, load_finetuned, save_finetuned
+from llm.formats.record import RUN
 from llm.lora.inject import merge_and_unload
 from llm.utils.files import write_tensors
 
@@ -25,21 +26,16 @@ def storage(folders: dict[str, str | Path]) -> list[dict]:
     full = small = base_bytes = 0
     with TemporaryDirectory() as temporary:
         for name, folder in folders.items():
-            model, _, about = load_finetuned(folder)
+            model, _, record = load_finetuned(folder)
             if not entries:
-                plain = {n.replace(".linear.", "."): t for n, t in model.body.state_dict().items()}
-                write_tensors(
-                    Path(temporary) / "base.safetensors",
-                    {n: t for n, t in plain.items() if ".lora." not in n},
-                )
+                write_tensors(Path(temporary) / "base.safetensors", base_state(model.body))
                 small = base_bytes = bytes_on_disk(Path(temporary))
             merge_and_unload(model)
-            kept = {key: about[key] for key in ("task", "labels", "base")}
             merged = Path(temporary) / "merged"
-            save_finetuned(merged, model.requires_grad_(True), {**kept, "method": "full"})
+            save_finetuned(merged, model.requires_grad_(True), record.merged(folder))
             full += bytes_on_disk(merged)
             small += sum(
-                (Path(folder) / part).stat().st_size for part in (RUN, weights_file("lora"))
+                (Path(folder) / part).stat().st_size for part in (RUN, record.weights_file)
             )
             names = [*(entries[-1]["tasks"] if entries else []), name]
             entries.append(

@@ -13,9 +13,9 @@ import torch
 
 from llm.data.batching import Encoded, encode_messages, steps_per_epoch
 from llm.data.messages import Collection, Splits, describe, load_task, split
-from llm.data.tokenizer import load_tokenizer
-from llm.formats.base import load_base, load_config
-from llm.formats.finetuned import RUN, read_about, save_finetuned
+from llm.formats.base import load_base, load_config, load_tokenizer
+from llm.formats.finetuned import base_state, save_finetuned
+from llm.formats.record import RUN, BaseRecord, RunRecord, read_record
 from llm.inference.evaluation import classification_metrics, classify
 from llm.lora.methods import LoRASettings, apply_method, check_method
 from llm.model.classifier import GPTClassifier
@@ -100,21 +100,18 @@ def prepare_messages(settings: FinetuneSettings, tokenizer, context_length: int)
     return Prepared(collection, splits, *map(encode, parts))
 
 
-def build_classifier(settings: FinetuneSettings, device: str) -> tuple[GPTClassifier, int, dict]:
+def build_classifier(
+    settings: FinetuneSettings, device: str
+) -> tuple[GPTClassifier, int, BaseRecord]:
     """The base with a fresh head, made trainable as the method says.
 
     The head depends on the seed alone, so that all methods start from the same one.
 
     Returns:
-        (the model, how many of its blocks stay frozen, the description of its base)
+        (the model, how many of its blocks stay frozen, the record of its base)
     """
     body = load_base(settings.model, settings.weights, settings.seed)
-    base = {
-        "model": settings.model,
-        "weights": settings.weights,
-        "seed": settings.seed,
-        "fingerprint": fingerprint(body),
-    }
+    base = BaseRecord(settings.model, settings.weights, settings.seed, fingerprint(body))
     torch.manual_seed(settings.seed)
     model = GPTClassifier(body.config, body=body)
     start = apply_method(model, settings.method, settings.lora)
@@ -128,14 +125,14 @@ def finetune(
     device: str = "auto",
     quiet: bool = True,
     report: bool = True,
-) -> dict:
+) -> RunRecord:
     """Run it, and leave a folder that `llm.formats.finetuned.load_finetuned` reads.
 
     Args:
         quiet: print nothing on stderr; otherwise progress, and with `report` what was read.
 
     Returns:
-        the content of the folder's run.json; `record` in it is a run of `results.json`.
+        the folder's record; its `results` are a run of `results.json`.
 
     Raises:
         InputError: for bad options or data, a folder in use, a full disk, a loss that is not
@@ -143,25 +140,25 @@ def finetune(
     """
     out = Path(out)
     with distributed.team(), locked_folder(out) if distributed.is_main_process() else nullcontext():
-        about = _finished(settings, out) if resume else None
-        return about or _finetune(settings, out, resume, pick_device(device), quiet, report)
+        record = _finished(settings, out) if resume else None
+        return record or _finetune(settings, out, resume, pick_device(device), quiet, report)
 
 
-def _finished(settings: FinetuneSettings, out: Path) -> dict | None:
-    """The run.json of a run that is done; None where there is something to go on with."""
+def _finished(settings: FinetuneSettings, out: Path) -> RunRecord | None:
+    """The record of a run that is done; None where there is something to go on with."""
     if not (out / RUN).exists():
         return None
-    about = read_about(out)
-    if about.get("settings") == json.loads(json.dumps(asdict(settings))):
+    record = read_record(out)
+    if record.settings == json.loads(json.dumps(asdict(settings))):
         if distributed.is_main_process():
             remove(out / CHECKPOINT)  # killed between its last two actions
-        return about
+        return record
     if (out / CHECKPOINT).exists():
         return None  # a second run into this folder, killed before it replaced the first
     raise InputError(f"{out} holds a finished run with other options; choose another --out")
 
 
-def _finetune(settings, out, resume, device, quiet, report) -> dict:
+def _finetune(settings, out, resume, device, quiet, report) -> RunRecord:
     import torch._dynamo  # noqa: F401  66 MB that AdamW would load while the run is measured
 
     keep_freed_memory()
@@ -191,7 +188,11 @@ def _finetune(settings, out, resume, device, quiet, report) -> dict:
         cuda_graphs=on_gpu and not start,  # kept hidden states come in too many shapes
         seed=settings.seed,
     )
-    identity = {"finetuning": asdict(settings), "data": data.collection.sha256, "base": base}
+    identity = {
+        "finetuning": asdict(settings),
+        "data": data.collection.sha256,
+        "base": asdict(base),
+    }
     lower = on_gpu and settings.precision == "bf16" and settings.method == "lora"
     with frozen_in_bfloat16(model) if lower else nullcontext():
         if lower:
@@ -204,7 +205,7 @@ def _finetune(settings, out, resume, device, quiet, report) -> dict:
     seconds = history["train_seconds"] + prefix_seconds
     counts = parameter_counts(model)
     lora = settings.lora if settings.method == "lora" else None
-    record = {
+    results = {
         "method": settings.method,
         "seed": settings.seed,
         "rank": lora.rank if lora else None,
@@ -218,34 +219,33 @@ def _finetune(settings, out, resume, device, quiet, report) -> dict:
         "examples_per_second": settings.epochs * len(data.train) / seconds,
         "learning_rate": settings.lr,
         "best_epoch": history["best_step"] / per_epoch,
-        "base_unchanged": body_fingerprint(model) == base["fingerprint"],
+        "base_unchanged": body_fingerprint(model) == base.fingerprint,
         "validation": measures(model, data.validation),
         "test": measures(model, data.test),
     }
-    about = {
-        "method": settings.method,
-        "task": settings.task,
-        "labels": list(data.collection.labels),
-        "base": base,
-        "lora": asdict(lora) if lora else None,
-        "settings": asdict(settings),
-        "data": data_record(data),
-        "torch": torch.__version__,
-        "device": device,
-        "record": record,
-    }
+    record = RunRecord(
+        config=model.config,
+        method=settings.method,
+        task=settings.task,
+        labels=list(data.collection.labels),
+        base=base,
+        lora=lora,
+        settings=asdict(settings),
+        data=data_record(data),
+        torch=torch.__version__,
+        device=device,
+        results=results,
+    )
     if distributed.is_main_process():
         write_json(out / "history.json", history)
-        save_finetuned(out, model, about)
+        record = save_finetuned(out, model, record)
         remove(out / CHECKPOINT)
-    return about
+    return record
 
 
 def body_fingerprint(model: GPTClassifier) -> str:
     """The fingerprint of the body as it would be without its LoRA layers."""
-    state = model.body.state_dict().items()
-    plain = {name.replace(".linear.", "."): t for name, t in state if ".lora." not in name}
-    return fingerprint(plain)
+    return fingerprint(base_state(model.body))
 
 
 def measures(model: GPTClassifier, messages: Encoded) -> dict:

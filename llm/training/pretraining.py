@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from llm.data.corpus import Corpus, bits_per_byte, sha256_of_file
-from llm.data.tokenizer import DESCRIPTION, VOCABULARY, Tokenizer, load_tokenizer
+from llm.data.tokenizer import DESCRIPTION, VOCABULARY, Tokenizer
 from llm.data.vocabulary import learn_vocabulary
-from llm.formats.base import load_base, load_config
+from llm.formats.base import load_base, load_config, load_tokenizer
 from llm.model.config import PRESETS, GPTConfig
 from llm.model.gpt import GPTModel
 from llm.model.parameters import fingerprint

@@ -5,6 +5,7 @@ never half of one. Only two formats are written: JSON and safetensors. Neither c
 opening somebody else's file cannot run anything.
 """
 
+import hashlib
 import json
 import os
 import tempfile
@@ -90,6 +91,15 @@ def read_json(path: str | Path) -> dict:
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a JSON {type(content).__name__}, not an object")
     return content
+
+
+def sha256_of_file(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal. Raises InputError where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {_reason(error)}") from None
 
 
 def write_tensors(path: str | Path, tensors: dict, metadata: dict[str, str] | None = None) -> None:

@@ -1,0 +1,146 @@
+"""`run.json`: what a fine-tuned folder says of itself, read and checked once, here.
+
+Whoever holds a `RunRecord` can rely on every field; nobody else looks into the JSON.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llm.model.config import GPTConfig
+from llm.utils.errors import InputError
+from llm.utils.files import read_json
+
+if TYPE_CHECKING:
+    from llm.lora.methods import LoRASettings  # needs torch, which describing a run does not
+
+RUN = "run.json"
+FORMAT = 1
+MEND = "write the folder anew"
+# What stands in the file, by name, and its kind in JSON. Merging leaves out the second part, and
+# the first adapters had no SHA-256 yet.
+REQUIRED = {"config": dict, "method": str, "task": str, "labels": list, "base": dict}
+OPTIONAL = {
+    **{"lora": dict, "settings": dict, "data": dict, "torch": str, "device": str},
+    **{"merged_from": str, "weights_sha256": str, "record": dict},
+}
+
+
+@dataclass(frozen=True)
+class BaseRecord:
+    """The base that was trained on: how to load it, and how to recognise it."""
+
+    model: str  # a preset's name or a folder
+    weights: str  # "pretrained" or "random"
+    seed: int  # of random weights
+    fingerprint: str  # SHA-256 of all its weights, by `llm.model.parameters.fingerprint`
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A fine-tuned model: what was trained, on what, how, and what came of it."""
+
+    config: GPTConfig
+    method: str  # of `llm.lora.methods.METHODS`
+    task: str  # of `llm.data.tasks.TASKS`
+    labels: list[str]  # names of label 0 and label 1
+    base: BaseRecord
+    lora: LoRASettings | None = None  # None for the other methods
+    settings: dict | None = None  # all of `FinetuneSettings`, to tell one run from another
+    data: dict | None = None  # the `data` object of results.json
+    torch: str | None = None  # its version
+    device: str | None = None
+    merged_from: str | None = None  # the folder whose adapter was folded into the base
+    weights_sha256: str | None = None  # of the file of tensors; None in folders of old
+    results: dict | None = None  # a run of results.json; in the file it is called `record`
+
+    @property
+    def weights_file(self) -> str:
+        """The name of the file beside `run.json` that holds the trained tensors."""
+        return "adapter.safetensors" if self.method == "lora" else "model.safetensors"
+
+    def merged(self, folder: str | Path) -> RunRecord:
+        """The record of the plain model that is left when the adapter in `folder` is merged."""
+        run = dict.fromkeys(("lora", "settings", "torch", "device", "weights_sha256", "results"))
+        return replace(self, method="full", merged_from=str(folder), **run)
+
+    def to_dict(self) -> dict:
+        """As plain JSON. What is None is left out, except `lora`."""
+        content = {"format": FORMAT, **asdict(self)}
+        content["record"] = content.pop("results")
+        return {name: x for name, x in content.items() if x is not None or name == "lora"}
+
+    @classmethod
+    def from_dict(cls, content: dict, where: str = RUN) -> RunRecord:
+        """From plain JSON.
+
+        Args:
+            where: the file's name, for the error messages.
+
+        Raises:
+            InputError: an unknown format, and anything missing, unknown or of the wrong kind.
+        """
+        from llm.lora.methods import check_method
+
+        given = content.get("format")
+        if type(given) is not int or given != FORMAT:
+            raise InputError(f"{where}: format {given!r} is unknown; expected {FORMAT}")
+        found = {name: value for name, value in content.items() if value is not None}
+        del found["format"]
+        for name, kind in (REQUIRED | OPTIONAL).items():
+            if not isinstance(found.get(name), kind) and (name in found or name in REQUIRED):
+                raise InputError(f"{where}: {name} is missing or damaged; {MEND}")
+        if unknown := sorted(set(found) - set(REQUIRED | OPTIONAL)):
+            raise InputError(f"{where}: {', '.join(unknown)} cannot be read; {MEND}")
+        check_method(found["method"])
+        labels = found["labels"]
+        named = all(isinstance(label, str) for label in labels)
+        if not named or not len(labels) == len(set(labels)) == 2:
+            raise InputError(f"{where}: labels must be two different names, not {labels!r}")
+        found["config"] = GPTConfig.from_dict(found["config"], f"{where}: config")
+        found["base"] = _base(found["base"], where)
+        found["lora"] = _lora(found.get("lora"), found["method"], where)
+        found["results"] = found.pop("record", None)
+        return cls(**found)
+
+
+def read_record(folder: str | Path) -> RunRecord:
+    """The record of a folder. Raises InputError when it is not a fine-tuned folder."""
+    path = Path(folder) / RUN
+    if not path.exists():
+        raise InputError(f"{folder} is no fine-tuned folder (it has no {RUN}); make one: finetune")
+    return RunRecord.from_dict(read_json(path), str(path))
+
+
+def _base(content: dict, where: str) -> BaseRecord:
+    content = {"seed": 0, **content}
+    kinds = {"model": str, "weights": str, "seed": int, "fingerprint": str}
+    kinds_found = {name: type(value) for name, value in content.items()}
+    if kinds_found != kinds or not 0 <= content["seed"] < 2**63:
+        raise InputError(f"{where}: base is damaged; {MEND}")
+    return BaseRecord(**content)
+
+
+def _lora(content: dict | None, method: str, where: str) -> LoRASettings | None:
+    from llm.lora.layer import check_settings
+    from llm.lora.methods import LoRASettings
+
+    if method != "lora":
+        if content is not None:
+            raise InputError(f"{where}: lora does not belong to the method {method}; {MEND}")
+        return None
+    try:
+        if not {"rank", "alpha", "targets"} <= set(content or {}):
+            raise InputError("rank, alpha or targets are missing")
+        settings = LoRASettings(**content)
+        check_settings(settings.rank, settings.alpha, settings.dropout)
+        names = settings.targets if isinstance(settings.targets, list) else None
+        if settings.targets != "all" and not all(isinstance(name, str) for name in names or [0]):
+            raise InputError("targets are no names")
+        if not isinstance(settings.rslora, bool):
+            raise InputError(f"rslora must be true or false, not {settings.rslora!r}")
+    except (TypeError, InputError) as error:  # TypeError: an unknown name
+        raise InputError(f"{where}: lora is damaged ({error}); {MEND}") from None
+    return settings
