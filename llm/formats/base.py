@@ -136,8 +136,9 @@ def _read_config(folder: Path) -> tuple[GPTConfig, bool]:
         raise InputError(f"{folder} is neither a folder nor one of {', '.join(PRESETS)}")
     path = folder / CONFIG
     if not path.exists():
-        hint = " (it is a fine-tuned folder: use --from)" if (folder / "run.json").exists() else ""
-        raise InputError(f"{folder} holds no {CONFIG}, so it is not a model's folder{hint}")
+        if (folder / "run.json").exists():
+            raise InputError(f"{folder} is a fine-tuned folder, not a base", settings=("folder",))
+        raise InputError(f"{folder} holds no {CONFIG}, so it is not a model's folder")
     content = read_json(path)
     if "emb_dim" in content:
         return GPTConfig.from_dict(content, str(path)), True
@@ -149,7 +150,8 @@ def _verify(folder: Path) -> None:
     if not all((folder / name).exists() for name in (CONFIG, WEIGHTS, MANIFEST)):
         raise InputError(
             "the pretrained mini model is not in data/mini; fetch the repository anew, or start "
-            "from random weights with --weights random"
+            "from random weights",
+            settings=("weights=random",),
         )
     manifest = read_json(folder / MANIFEST)
     for name in (CONFIG, WEIGHTS):

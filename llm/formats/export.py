@@ -33,11 +33,16 @@ def export_folder(
         raise InputError(f"unknown format {format!r}; choose transformers or peft")
     source = Path(folder or model)
     if source.is_dir() and source.resolve() == Path(out).resolve():
-        raise InputError(f"{out} is what is to be exported; choose another --out")
+        raise InputError(
+            f"{out} is what is to be exported; choose another folder", settings=("out",)
+        )
     written = {"format": format, "out": str(out), "base": None}
     if folder is None:
         if format == "peft":
-            raise InputError("a base has no adapter to write for peft; give --from a folder")
+            raise InputError(
+                "a base has no adapter to write for peft; give a fine-tuned folder",
+                settings=("folder",),
+            )
         export_transformers(load_base(model), load_tokenizer(model), out)
         return written
     classifier, tokenizer, about = load_finetuned(folder)
@@ -46,7 +51,8 @@ def export_folder(
         return written
     if about["method"] != "lora":
         raise InputError(
-            f"{folder} was trained with {about['method']}, not lora; use --format transformers"
+            f"{folder} was trained with {about['method']}, not lora; export it for transformers",
+            settings=("format=transformers",),
         )
     base = about["base"]
     if base["weights"] == "pretrained" and base["model"] in REPOSITORIES:

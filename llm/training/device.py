@@ -6,10 +6,8 @@ from contextlib import nullcontext
 
 import torch
 
+from llm.training.settings import DEVICES, PRECISIONS
 from llm.utils.errors import InputError
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("fp32", "bf16")
 
 
 def pick_device(name: str = "auto") -> str:
@@ -24,7 +22,10 @@ def pick_device(name: str = "auto") -> str:
     if name not in present:
         raise InputError(f"unknown device {name!r}; choose from {', '.join(DEVICES)}")
     if not present[name]():
-        raise InputError(f"PyTorch finds no {name} device on this machine; try --device cpu")
+        raise InputError(
+            f"PyTorch finds no {name} device on this machine; try the CPU",
+            settings=("device=cpu",),
+        )
     return name
 
 
