@@ -36,9 +36,8 @@ from llm.inference.text_bits import unigram_bits_per_byte, xz_bits_per_byte
 from llm.model.config import PRESETS, GPTConfig
 from llm.model.parameters import fingerprint, parameter_counts
 from llm.studies.learning_curve import learning_curve
-from llm.training.device import DEVICES
-from llm.training.finetuning import FinetuneSettings
-from llm.training.pretraining import PretrainSettings, pretrain
+from llm.training.pretraining import pretrain
+from llm.training.settings import DEVICES, FinetuneSettings, PretrainSettings
 from llm.utils.files import read_json, write_text
 from llm.utils.paths import DATA
 from llm.utils.program import positive

@@ -38,9 +38,8 @@ from llm.model.classifier import GPTClassifier
 from llm.model.config import PRESETS
 from llm.model.parameters import parameter_counts, trainable_state
 from llm.training.classification import ClassificationTask
-from llm.training.finetuning import LEARNING_RATES
 from llm.training.loop import train
-from llm.training.settings import TrainSettings
+from llm.training.settings import LEARNING_RATES, TrainSettings
 from llm.utils.errors import InputError
 from llm.utils.files import write_tensors
 from llm.utils.program import positive

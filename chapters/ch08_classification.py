@@ -37,8 +37,8 @@ from llm.inference.evaluation import classify
 from llm.model.classifier import GPTClassifier
 from llm.studies.learning_rates import GRIDS, search_learning_rates
 from llm.studies.tables import megabytes
-from llm.training.device import DEVICES
-from llm.training.finetuning import LEARNING_RATES, FinetuneSettings, finetune
+from llm.training.finetuning import finetune
+from llm.training.settings import DEVICES, LEARNING_RATES, FinetuneSettings
 from llm.utils.files import read_json
 from llm.utils.paths import DATA
 from llm.utils.program import positive
@@ -239,7 +239,7 @@ def learning_rates(settings, options):
     for method, found in result["methods"].items():
         if found["chosen"] != LEARNING_RATES[method]:
             say(
-                f"llm/training/finetuning.py has {LEARNING_RATES[method]:g} for {method}: "
+                f"llm/training/settings.py has {LEARNING_RATES[method]:g} for {method}: "
                 "bring it in line."
             )
     save(search_figure(result), options.out, "ch08_learning_rates.png")

@@ -27,14 +27,14 @@ from lesson_plots import storage_figure
 from llm.figures.comparison import overview_figure
 from llm.inference.adapters import Adapters
 from llm.lora.inject import replace_linear_with_lora
-from llm.lora.methods import METHODS
+from llm.lora.settings import METHODS
 from llm.model.classifier import GPTClassifier
 from llm.model.config import PRESETS
 from llm.model.parameters import fingerprint, parameter_counts
 from llm.studies.compare import compare
 from llm.studies.tables import megabytes, table
-from llm.training.device import DEVICES
-from llm.training.finetuning import FinetuneSettings, finetune
+from llm.training.finetuning import finetune
+from llm.training.settings import DEVICES, FinetuneSettings
 from llm.utils.files import read_json, write_json
 from llm.utils.paths import DATA
 from llm.utils.program import positive
@@ -87,13 +87,9 @@ def side_by_side(options):
 
 def run_comparison(options) -> dict:
     settings = FinetuneSettings(weights=options.weights)
-    about = {
-        name: getattr(settings, name)
-        for name in ("task", "data", "balanced", "limit", "split_seed")
-    }
-    arguments = ["--weights", options.weights, "--device", options.device, "--resume"]
     seeds = list(range(options.seed, options.seed + options.seeds))
-    return compare(list(METHODS), seeds, options.out / "compare", arguments, about)
+    out = options.out / "compare"
+    return compare(list(METHODS), seeds, settings, out, resume=True, device=options.device)
 
 
 def many_tasks(out):

@@ -1,7 +1,6 @@
 """What every chapter needs and none is about: options, headings, tables, one line for a mistake."""
 
 import argparse
-import os
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +9,6 @@ import torch
 
 from llm.figures.style import save_figure
 from llm.utils.files import make_folder
-from llm.utils.paths import ROOT
 from llm.utils.program import Parser, run, whole
 
 WIDTH = 88  # columns of the printed text
@@ -32,8 +30,6 @@ def lesson(teach: Callable, text: str, add_options: Callable | None = None) -> N
     if add_options:
         add_options(parser)
     options = parser.parse_args()
-    # Where llm is not installed, the runs of a comparison, processes of their own, find it too.
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 
     def chapter() -> None:
         make_folder(options.out)  # complain about it before the work, not after
@@ -41,7 +37,7 @@ def lesson(teach: Callable, text: str, add_options: Callable | None = None) -> N
         print(text.strip().splitlines()[0] + "\n")
         teach(options)
 
-    raise SystemExit(run(chapter))
+    raise SystemExit(run(chapter, parser=parser))
 
 
 def weights_option(parser: argparse.ArgumentParser) -> None:

@@ -10,19 +10,18 @@ import torch
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from llm.figures.style import new_figure
-
-# Okabe and Ito 2008, "Color Universal Design".
-BLUE, ORANGE, GREEN, SKY, RED, PINK, YELLOW, GREY = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#56B4E9",
-    "#D55E00",
-    "#CC79A7",
-    "#F0E442",
-    "#999999",
+from llm.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    YELLOW,
+    new_figure,
 )
+
 SHADES = LinearSegmentedColormap.from_list("white to blue", ["#FFFFFF", SKY, BLUE, "#002B45"])
 
 

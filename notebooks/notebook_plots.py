@@ -10,10 +10,21 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Polygon, Rectangle
 from matplotlib.ticker import LogLocator
 
-from llm.figures.style import COLOURS, KINDS, NAMES, new_figure, smooth
+from llm.figures.style import (
+    BLUE,
+    COLOURS,
+    DARK_GREY,
+    GREEN,
+    KINDS,
+    NAMES,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    new_figure,
+    smooth,
+)
 
-BLUE, SKY, PINK, GREY = "#0072B2", "#56B4E9", "#CC79A7", "#7A7A7A"
-RED, ORANGE, GREEN = COLOURS["full"], COLOURS["last_block"], COLOURS["lora"]
 MARKERS = "os^Dv"
 
 
@@ -35,7 +46,9 @@ def two_paths_figure(in_dim: int, out_dim: int, rank: int, alpha: float) -> Figu
         axes.text(x + 0.75, y + max(left, right) / 2 + 0.1, text, ha="center", va="bottom")
 
     def arrow(start: tuple, end: tuple) -> None:
-        axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=12, color=GREY))
+        axes.add_patch(
+            FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=12, color=DARK_GREY)
+        )
 
     vector(0, middle, high_in, BLUE, f"x\n{in_dim} numbers")
     funnel(2.9, upper, high_in, high_out, "#BBBBBB", f"W, frozen: {in_dim:,} x {out_dim:,}")
@@ -68,7 +81,7 @@ def spectrum_figure(
     share of the energy in the `first` directions, a number a block.
     """
     figure, (left, right) = new_figure(1, 2, width=11, height=4.2)
-    colours = (GREEN, GREY, SKY)
+    colours = (GREEN, DARK_GREY, SKY)
     for (title, values), colour, style in zip(spectra.items(), colours, ("-", "--", ":")):
         energy = 100 * (values**2).cumsum(0) / (values**2).sum()
         places = range(1, len(values) + 1)
@@ -220,7 +233,7 @@ def draw_stack(axes, accounts: dict[str, dict[str, int]], unit: float) -> None:
 def reliability_figure(bins: dict[str, list[tuple[float, float, int]]]) -> Figure:
     """What a model says against how often it is so; bins: (mean probability, share, messages)."""
     figure, axes = new_figure(width=6, height=4.6)
-    axes.plot([0, 100], [0, 100], color=GREY, linewidth=1, label="perfectly calibrated")
+    axes.plot([0, 100], [0, 100], color=DARK_GREY, linewidth=1, label="perfectly calibrated")
     for (method, points), marker in zip(bins.items(), MARKERS):
         said, found, count = zip(*points)
         axes.plot(

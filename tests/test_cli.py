@@ -1,16 +1,26 @@
-"""The command line as a reader types it: in a process of its own, from another folder."""
+"""The command line: what it prints, and how it ends; in this process where that is enough."""
 
+import contextlib
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from small import write_base, write_messages
 
-from llm.cli.parser import build_parser
-from llm.utils.paths import BUNDLED
+from llm.cli.parser import build_parser, main
+from llm.lora.settings import LoRASettings
+from llm.training.classification import ClassificationTask
+from llm.training.settings import FinetuneSettings, PretrainSettings
+from llm.utils.errors import InputError
+from llm.utils.files import open_tensors
+from llm.utils.paths import BUNDLED, ROOT
+from llm.utils.program import remedy
 
 COMMANDS = [
     "compare",
@@ -27,9 +37,39 @@ COMMANDS = [
 ]
 
 
-def run(*arguments, folder=None, text=None):
-    command = [sys.executable, "-m", "llm", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, input=text)
+class Done(NamedTuple):
+    """How a command ended, named as `subprocess` does."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(*arguments, text=""):
+    """`python -m llm ARGUMENTS`, in this process."""
+    stdin, sys.stdin = sys.stdin, io.TextIOWrapper(io.BytesIO(text.encode()), "utf-8")
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                status = main([str(argument) for argument in arguments])
+            except SystemExit as ended:  # argparse
+                status = ended.code
+    finally:
+        sys.stdin = stdin
+    return Done(status, out.getvalue(), err.getvalue())
+
+
+def run_anew(*arguments, folder=None, **environment):
+    """The same in a process of its own, in a session of its own, as a terminal starts it."""
+    return subprocess.run(
+        [sys.executable, "-m", "llm", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, **environment},
+        start_new_session=True,
+    )
 
 
 def refused(done, *words):
@@ -96,10 +136,59 @@ def test_every_command_has_help_with_an_example(command):
     assert {"--device", "--seed", "--quiet", "--json", "--help"} <= options
 
 
+def options_of(command):
+    choices = build_parser()._subparsers._group_actions[0].choices
+    return choices[command], [a for a in choices[command]._actions if a.dest != "help"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_says_what_it_is_and_its_default(command):
+    parser, actions = options_of(command)
+    either_or = [a for group in parser._mutually_exclusive_groups for a in group._group_actions]
+    for action in actions:
+        assert action.help, action.dest
+        takes_a_value = action.nargs != 0 and action.option_strings
+        if not takes_a_value or action.required or action in either_or:
+            continue
+        shown = parser._get_formatter()._expand_help(action)
+        if action.default in (None, []) or action.dest in ("targets", "schedule_steps"):
+            assert "; default: " in shown, action.dest  # in words
+        else:
+            assert f"(default: {action.default})" in shown
+
+
+@pytest.mark.parametrize(
+    ("command", "settings"),
+    [("compare", FinetuneSettings()), ("finetune", FinetuneSettings())]
+    + [("compare", LoRASettings()), ("finetune", LoRASettings()), ("info", LoRASettings())]
+    + [("pretrain", PretrainSettings())],
+)
+def test_the_defaults_are_those_of_the_settings(command, settings):
+    _, actions = options_of(command)
+    defaults = {action.dest: action.default for action in actions}
+    named = {name for name in vars(settings) if name in defaults and name != "lr"}
+    assert len(named) >= 5
+    assert {name: defaults[name] for name in named} == {n: getattr(settings, n) for n in named}
+
+
+def test_an_error_names_the_options_that_this_command_has():
+    error = InputError("bad", settings=("lr", "precision=fp32", "dropout"), command="download sms")
+    typed = "python -m llm download sms, --lr, --precision fp32, --lora-dropout"
+    assert remedy(error, options_of("finetune")[0]) == f" ({typed})"
+    assert remedy(error, options_of("predict")[0]) == " (python -m llm download sms)"
+    assert remedy(InputError("bad", settings=("lr",)), options_of("predict")[0]) == ""
+    assert remedy(InputError("bad", settings=("lr",)), None) == ""
+
+
+def test_the_command_line_starts_as_a_program_anywhere(tmp_path):
+    done = run_anew("info", "--model", "gpt5", folder=tmp_path, PYTHONPATH=str(ROOT))
+    refused(done, "gpt5", "gpt2-xl")
+
+
 def test_help_imports_no_torch():
     code = (
         "import sys\nfrom llm.cli.parser import main\n"
-        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "try: main(['compare', '--help'])\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'numpy', 'matplotlib', 'sklearn', 'tiktoken'} & set(sys.modules)\n"
         "print('imported:', sorted(heavy))"
     )
@@ -147,8 +236,8 @@ def test_a_merged_folder_answers_alike_and_has_no_lora(folder, tmp_path):
     refused(run("merge", "--from", tmp_path / "m", "--out", tmp_path / "n"), "no LoRA layers")
 
 
-def test_the_same_command_gives_the_same_weights(folder, tsv, tmp_path):
-    done = run(
+def test_the_same_command_in_another_process_gives_the_same_weights(folder, tsv, tmp_path):
+    done = run_anew(
         "finetune",
         "--weights",
         "random",
@@ -190,20 +279,23 @@ def test_info_counts_without_allocating():
         (["info", "--rank", "x"], ["rank"]),
         (["finetune"], ["--out"]),
         (["finetune", "--method", "magic", "--out", "x"], ["magic", "last_block"]),
-        (["finetune", "--data", "nowhere.tsv", "--out", "x"], ["nowhere.tsv"]),
+        (["finetune", "--data", "nowhere.tsv", "--out", "x"], ["nowhere.tsv", "(--data)"]),
         (["finetune", "--lr", "-1", "--out", "x", "--weights", "random"], ["learning rate"]),
         (["finetune", "--task", "poetry", "--out", "x"], ["poetry", "spam"]),
         (["compare", "--methods", "", "--out", "x"], ["method"]),
         (["compare", "--methods", "lora,magic", "--out", "x"], ["magic"]),
         (["evaluate", "--from", "nowhere", "--data", "x.tsv"], ["nowhere"]),
         (["predict", "--from", ".", "hello"], ["no fine-tuned folder"]),
-        (["merge", "--from", "x", "--out", "x"], ["another folder"]),
+        (["merge", "--from", "x", "--out", "x"], ["another folder (--out)"]),
         (["download", "gpt9"], ["gpt9"]),
-        (["finetune", "--device", "cuda", "--out", "x"], ["cuda"]),
+        (["finetune", "--device", "cuda", "--out", "x"], ["cuda", "(--device cpu)"]),
+        (["finetune", "--data", "full", "--out", "x"], ["(python -m llm download sms)"]),
+        (["export", "--model", "mini", "--format", "peft", "--out", "x"], ["(--from)"]),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(arguments, words, tmp_path):
-    refused(run(*arguments, folder=tmp_path), *words)
+def test_bad_input_is_one_line_and_status_2(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(run(*arguments), *words)
     left = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"]
     assert left == []
 
@@ -214,36 +306,75 @@ def test_bad_files_name_file_and_line(tmp_path):
     refused(run("finetune", "--data", bad, "--out", tmp_path / "o"), "bad.tsv", "line 2")
 
 
-def test_ctrl_c_ends_with_130_and_resume_ends_like_the_unbroken_run(folder, tsv, tmp_path):
-    arguments = [
-        "finetune",
-        "--weights",
-        "random",
-        "--data",
-        tsv,
-        "--epochs",
-        "2",
-        "--rank",
-        "2",
-        "--out",
-    ]
+def test_ctrl_c_ends_with_130_and_resume_ends_like_the_unbroken_run(tmp_path, monkeypatch):
+    base, tsv = write_base(tmp_path / "base"), write_messages(tmp_path / "messages.tsv")
+    arguments = ["finetune", "--model", base, "--data", tsv, "--epochs", 3, "--batch-size", 8]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert run(*arguments, whole).returncode == 0
-    process = subprocess.Popen(
-        [sys.executable, "-m", "llm", *map(str, arguments), broken],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while not (broken / "checkpoint.safetensors").exists() and process.poll() is None:
-        pass  # the first epoch's checkpoint
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate()
-    assert process.returncode in (130, 0)  # 0: it was quicker than the signal
-    assert "Traceback" not in error
-    assert run(*arguments, broken, "--resume").returncode == 0
+    assert run(*arguments, "--out", whole).returncode == 0
+    batch = ClassificationTask.batch
+
+    def pressing(task, step, part=0, parts=1):
+        if step == 7:  # in the second epoch
+            os.kill(os.getpid(), signal.SIGINT)
+        return batch(task, step, part, parts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassificationTask, "batch", pressing)
+        done = run(*arguments, "--out", broken)
+    assert done.returncode == 130
+    assert done.stderr.splitlines()[-1].startswith("interrupted")
+    assert "Traceback" not in done.stderr
+    assert not (broken / "run.json").exists()
+    with open_tensors(broken / "checkpoint.safetensors") as reader:
+        assert json.loads(reader.metadata()["run"])["step"] == 8  # the step was finished, and kept
+    assert run(*arguments, "--out", broken, "--resume").returncode == 0
     name = "adapter.safetensors"
     assert (broken / name).read_bytes() == (whole / name).read_bytes()
+
+
+# Python imports this before it does anything else. In a comparison's worker it presses Ctrl-C as a
+# terminal does, for every process of the session, while the first checkpoint is being written.
+PRESS_CTRL_C = """
+import os, signal, sys
+
+def hook(event, details):
+    global pressed
+    if event == "os.rename" and str(details[1]).endswith("checkpoint.safetensors") and not pressed:
+        pressed = True
+        os.killpg(os.getpgrp(), signal.SIGINT)
+
+pressed = False
+if "llm.studies.worker" in sys.orig_argv:
+    sys.addaudithook(hook)
+"""
+
+
+def test_ctrl_c_ends_a_comparison_and_its_worker_and_resume_goes_on(tmp_path):
+    base, tsv = write_base(tmp_path / "base"), write_messages(tmp_path / "messages.tsv")
+    arguments = ["compare", "--model", base, "--data", tsv, "--epochs", 3, "--batch-size", 8]
+    arguments += ["--methods", "lora", "--out", tmp_path / "out", "--json"]
+    (tmp_path / "sitecustomize.py").write_text(PRESS_CTRL_C)
+    done = run_anew(*arguments, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]))
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("interrupted")
+    assert "Traceback" not in done.stderr
+    kept = tmp_path / "out" / "runs" / "lora-seed0"
+    assert not (kept / "run.json").exists()
+    with open_tensors(kept / "checkpoint.safetensors") as reader:
+        history = json.loads(reader.metadata()["run"])["history"]
+    assert history["curve"]
+    done = run(*arguments, "--resume")
+    assert done.returncode == 0, done.stderr
+    curve = json.loads((kept / "history.json").read_text())["curve"]
+    assert curve[: len(history["curve"])] == history["curve"]
+    assert len(curve) > len(history["curve"])
+
+
+def test_what_a_comparisons_worker_refuses_is_one_line(tsv, tmp_path):
+    arguments = ["compare", "--weights", "random", "--data", tsv, "--quiet"]
+    arguments += ["--methods", "lora", "--out", tmp_path / "out"]
+    done = run_anew(*arguments, "--targets", "W_querry")
+    refused(done, "no Linear layer is called W_querry", "W_query")
 
 
 def test_an_adapter_on_other_weights_is_refused(folder, tmp_path):
@@ -260,23 +391,9 @@ def test_an_adapter_on_other_weights_is_refused(folder, tmp_path):
 
 
 def test_compare_writes_the_result_file_of_the_design(tsv, tmp_path):
-    done = run(
-        "compare",
-        "--weights",
-        "random",
-        "--data",
-        tsv,
-        "--epochs",
-        1,
-        "--seeds",
-        2,
-        "--rank",
-        2,
-        "--methods",
-        "head,lora",
-        "--out",
-        tmp_path / "c",
-    )
+    arguments = ["--model", write_base(tmp_path / "base"), "--data", tsv, "--epochs", 1]
+    arguments += ["--seeds", 2, "--rank", 2, "--methods", "head,lora", "--out", tmp_path / "c"]
+    done = run("compare", *arguments)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "c" / "results.json").read_text())
     assert [(r["method"], r["seed"]) for r in results["runs"]] == [
@@ -297,7 +414,9 @@ def test_compare_writes_the_result_file_of_the_design(tsv, tmp_path):
     assert data["train"] + data["validation"] + data["test"] == data["messages"]
     for figure in ("overview", "parameters", "memory", "scores", "time", "loss"):
         assert (tmp_path / "c" / f"{figure}.png").stat().st_size > 5000
-    assert "LoRA" in done.stdout or "lora" in done.stdout
+    method, trained = done.stdout.splitlines()[3].split()[:2]
+    assert method == "lora"
+    assert trained == f"{results['summary']['lora']['trainable_parameters']:,}"
 
 
 def test_predict_reads_a_message_as_in_the_training_of_its_task():

@@ -237,8 +237,9 @@ def test_a_base_through_the_same_door(finetuned, tmp_path):
 def test_a_folder_is_not_written_over_itself(finetuned, source):
     folder = finetuned if source == "folder" else finetuned.parent / "base"
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    with pytest.raises(InputError, match="choose another --out"):
+    with pytest.raises(InputError, match="choose another folder") as raised:
         export_folder("transformers", folder / ".." / folder.name, **{source: str(folder)})
+    assert raised.value.settings == ("out",)
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 

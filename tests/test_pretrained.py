@@ -231,8 +231,9 @@ def test_folders_that_are_none(tmp_path):
     with pytest.raises(InputError, match="holds no config.json"):
         load_base(tmp_path)
     write_json(tmp_path / "run.json", {})
-    with pytest.raises(InputError, match="use --from"):
+    with pytest.raises(InputError, match="is a fine-tuned folder") as raised:
         load_base(tmp_path)
+    assert raised.value.settings == ("folder",)
     write_json(tmp_path / "config.json", {"hidden_size": 8})
     with pytest.raises(InputError, match="vocab_size, n_positions.* missing"):
         load_base(tmp_path)
@@ -331,8 +332,9 @@ def test_mini_is_read_as_float32_and_checked(tmp_path, monkeypatch):
 
 def test_without_mini_random_weights_are_advised(tmp_path, monkeypatch):
     (bundle(tmp_path, monkeypatch) / "manifest.json").unlink()
-    with pytest.raises(InputError, match="--weights random"):
+    with pytest.raises(InputError, match="start from random weights") as raised:
         load_base("mini")
+    assert raised.value.settings == ("weights=random",)
 
 
 # --- the hub, played by a server on this machine ---

@@ -229,9 +229,9 @@ def test_from_a_base_a_broken_run_resumes_and_another_base_is_refused(
 
 def test_from_a_base_what_does_not_go_together_is_refused(unbroken, file, tmp_path):
     base, _ = unbroken
-    with pytest.raises(InputError, match="leave out --train-vocabulary"):
+    with pytest.raises(InputError, match="has a vocabulary; it cannot learn another"):
         run(file, tmp_path, from_base=base)
-    with pytest.raises(InputError, match="another folder than --from-base"):
+    with pytest.raises(InputError, match="is the base to go on from.*another folder"):
         run(file, base, from_base=base, train_vocabulary=False)
     with pytest.raises(InputError, match="absent"):
         run(file, tmp_path, from_base=tmp_path / "absent", train_vocabulary=False)

@@ -112,8 +112,9 @@ def test_the_package_that_brings_them_is_not_imported(installed):
 
 def test_full_asks_for_the_download_and_verifies_it(monkeypatch, tmp_path):
     monkeypatch.setenv("LLM_DATA", str(tmp_path))
-    with pytest.raises(InputError, match="python -m llm download sms"):
+    with pytest.raises(InputError, match="not here yet; download it") as raised:
         load_messages("full")
+    assert raised.value.command == "download sms"
     content = zipped(made_up().encode())
     (tmp_path / "sms+spam+collection.zip").write_bytes(content)
     with pytest.raises(InputError, match="SHA-256 differs.*delete it"):

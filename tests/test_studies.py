@@ -1,19 +1,28 @@
 """The two recorded studies: what is chosen, by what, and that nothing is trained twice."""
 
 import json
+from dataclasses import asdict, replace
 
 import pytest
+import torch
 
 from llm.data.tokenizer import mini_tokenizer
 from llm.figures.studies import learning_curve_figure, search_figure
 from llm.figures.style import save_figure
 from llm.formats.record import BaseRecord, RunRecord
+from llm.lora.settings import LoRASettings
 from llm.model.config import GPTConfig
+from llm.studies import compare as comparisons
 from llm.studies import learning_curve as curves
 from llm.studies import learning_rates as searches
+from llm.studies.compare import compare
 from llm.studies.learning_curve import BASELINE, learning_curve, schedule
-from llm.studies.learning_rates import mean_and_std, search_learning_rates
-from llm.training.finetuning import FinetuneSettings
+from llm.studies.learning_rates import search_learning_rates
+from llm.studies.summary import mean_and_std
+from llm.studies.worker import run_in_fresh_process
+from llm.training.finetuning import finetune
+from llm.training.settings import LEARNING_RATES, FinetuneSettings
+from llm.utils.errors import InputError
 from llm.utils.files import write_json
 
 TINY = GPTConfig(vocab_size=8192, context_length=32, emb_dim=8, n_heads=2, n_layers=1)
@@ -140,3 +149,58 @@ def test_small_sets_get_enough_steps(messages):
 
 def test_one_seed_has_no_deviation():
     assert mean_and_std([0.5]) == {"mean": 0.5, "std": None}
+
+
+def test_settings_come_back_from_json(settings):
+    lora = LoRASettings(3, 6.5, ["W_query"], 0.25, rslora=True)
+    chosen = replace(settings, method="head", lora=lora, limit=7, balanced=True, seed=3)
+    assert FinetuneSettings.from_dict(json.loads(json.dumps(asdict(chosen)))) == chosen
+
+
+def test_a_run_in_a_fresh_process_is_the_run_and_is_not_made_twice(settings, tmp_path):
+    here = finetune(settings, tmp_path / "here", device="cpu")
+    torch.ones(1 << 27)  # half a GB in this process, which is not to count in another
+    there = run_in_fresh_process(settings, tmp_path / "there", device="cpu")
+    written = json.loads((tmp_path / "there" / "run.json").read_text())
+    assert {**written, **there} == written
+    assert there["record"]["peak_memory_bytes"] > 0
+    assert there["record"]["test"] == here["record"]["test"]
+    assert there["settings"] == json.loads(json.dumps(here["settings"]))
+    weights = [(tmp_path / name / "adapter.safetensors").read_bytes() for name in ("here", "there")]
+    assert weights[0] == weights[1]
+    again = run_in_fresh_process(settings, tmp_path / "there", resume=True)
+    assert again["record"] == there["record"]  # its seconds too
+
+
+def test_an_error_of_a_worker_comes_back_in_its_words(settings, tmp_path, capfd):
+    done = tmp_path / "done"
+    finetune(settings, done, device="cpu")
+    with pytest.raises(InputError, match="done holds a finished run with other options") as raised:
+        run_in_fresh_process(replace(settings, seed=1), done, resume=True, device="cpu")
+    assert raised.value.settings == ("out",)
+    assert "\n" not in str(raised.value)
+    printed = capfd.readouterr()
+    assert printed.out == printed.err == ""  # the parent says it, the worker does not
+
+
+def test_a_comparison_gives_each_method_its_own_learning_rate_or_the_one_for_all(
+    settings, tmp_path, monkeypatch
+):
+    rates = []
+
+    def run(settings, folder, resume, device, quiet):
+        rates.append((settings.method, settings.lr, settings.seed))
+        measured = {"accuracy": 1.0, "f1": 1.0}
+        columns = ("trainable_parameters", "total_parameters", "saved_bytes", "train_seconds")
+        columns += ("examples_per_second", "peak_memory_bytes")
+        record = {"method": settings.method, "test": measured, "validation": measured}
+        record |= dict.fromkeys(columns, 1)
+        base = {"model": "tiny", "weights": "random"}
+        return {"record": record, "base": base, "device": "cpu", "data": {}, "settings": {}}
+
+    monkeypatch.setattr(comparisons, "run_in_fresh_process", run)
+    methods = ["full", "lora"]
+    compare(methods, [0, 1], settings, tmp_path, device="cpu", quiet=True)
+    compare(methods, [0], settings, tmp_path, lr=LEARNING_RATES["full"], device="cpu", quiet=True)
+    own = [(method, LEARNING_RATES[method], seed) for seed in (0, 1) for method in methods]
+    assert rates == own + [(method, LEARNING_RATES["full"], 0) for method in methods]

@@ -47,7 +47,7 @@ def main() -> int:
         if given.out:
             write_json(given.out, content)
 
-    return run(suite)
+    return run(suite, parser=parser)
 
 
 if __name__ == "__main__":

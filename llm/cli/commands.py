@@ -1,18 +1,14 @@
 """What each command of `llm.cli.parser` does: read options, call the library, print."""
 
 import json
-import os
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 from llm.cli.terminal import lines_of_standard_input, measures_line, one_line
+from llm.lora.settings import LoRASettings
+from llm.training.settings import FinetuneSettings, PretrainSettings
 from llm.utils.errors import InputError
-
-# Options of `compare` and `finetune` that FinetuneSettings has under the same name ...
-SHARED = ["model", "weights", "task", "data", "limit", "epochs", "batch_size", "lr", "precision"]
-SHARED += ["split_seed"]
-# ... and those that compare hands on as they came.
-HANDED_ON = ["rank", "alpha", "targets", "lora_dropout", "device"]
 
 
 def compare(options) -> None:
@@ -21,15 +17,15 @@ def compare(options) -> None:
     from llm.studies.compare import compare
     from llm.studies.tables import table
 
-    methods = [name.strip() for name in options.methods.split(",") if name.strip()]
-    seeds = list(range(options.seed, options.seed + options.seeds))
-    settings = _settings(options, method=methods[0] if methods else "")  # refuses bad options now
-    about = {
-        name: getattr(settings, name)
-        for name in ("task", "data", "balanced", "limit", "split_seed")
-    }
     results = compare(
-        methods, seeds, options.out, _finetune_arguments(options), about, options.quiet
+        methods=[name.strip() for name in options.methods.split(",") if name.strip()],
+        seeds=list(range(options.seed, options.seed + options.seeds)),
+        settings=_settings(FinetuneSettings, options),
+        out=options.out,
+        lr=options.lr,
+        resume=options.resume,
+        device=options.device,
+        quiet=options.quiet,
     )
     comparison.comparison_figures(results, Path(options.out))
     if options.json:
@@ -41,16 +37,19 @@ def compare(options) -> None:
 
 def finetune(options) -> None:
     """One run."""
+    from llm.training import distributed
     from llm.training.finetuning import finetune
 
     record = finetune(
-        _settings(options, options.method),
+        _settings(FinetuneSettings, options),
         options.out,
         options.resume,
         options.device,
         options.quiet,
         report=not options.json,
     )
+    if not distributed.is_main_process():
+        return  # of the processes that torchrun started, one prints
     if options.json:
         print(json.dumps(record.to_dict(), indent=2))
         return
@@ -109,7 +108,10 @@ def merge(options) -> None:
     from llm.lora.inject import lora_layers, merge_and_unload
 
     if Path(options.out).resolve() == Path(options.folder).resolve():
-        raise InputError("--out must be another folder than --from, which is kept as it is")
+        raise InputError(
+            f"{options.folder} is what is to be merged, and is kept; choose another folder",
+            settings=("out",),
+        )
     model, _, record = load_finetuned(options.folder)
     if not lora_layers(model):
         raise InputError(f"{options.folder} has no LoRA layers ({record.method}); nothing to do")
@@ -141,7 +143,7 @@ def info(options) -> None:
     with torch.device("meta"):
         model = GPTClassifier(load_config(options.model))
     base = parameter_counts(model)["total"]
-    apply_method(model, options.method, _lora_settings(options))
+    apply_method(model, options.method, _settings(LoRASettings, options))
     counts = parameter_counts(model)
     answer = {
         "model": options.model,
@@ -210,14 +212,13 @@ def pretrain(options) -> None:
     from llm.figures.studies import pretraining_figure
     from llm.figures.style import save_figure
     from llm.formats.base import load_config
-    from llm.training.pretraining import PretrainSettings, pretrain
+    from llm.training import distributed
+    from llm.training.pretraining import pretrain
 
-    names = "steps schedule_steps batch_size lr warmup_share accumulate evaluate_every precision "
-    names += "document_starts text_speak seed"
     log = pretrain(
         options.corpus,
         options.out,
-        PretrainSettings(**{name: getattr(options, name) for name in names.split()}),
+        _settings(PretrainSettings, options),
         load_config(options.model),
         options.validation,
         options.train_vocabulary,
@@ -226,7 +227,7 @@ def pretrain(options) -> None:
         options.quiet,
         options.from_base,
     )
-    if os.environ.get("RANK", "0") != "0":
+    if not distributed.is_main_process():
         return  # of the processes that torchrun started, one writes and prints
     save_figure(pretraining_figure(log), Path(options.out) / "curve.png")
     if options.json:
@@ -246,40 +247,16 @@ def bits(options) -> None:
     print(json.dumps(found, indent=2) if options.json else "\n".join(lines))
 
 
-def _lora_settings(options):
-    from llm.lora.inject import BLOCK_TARGETS
-    from llm.lora.methods import LoRASettings
-
-    targets = options.targets
-    if targets is None:
-        targets = list(BLOCK_TARGETS)
-    elif targets != "all":
-        targets = [name.strip() for name in targets.split(",") if name.strip()]
-    return LoRASettings(options.rank, options.alpha, targets, options.lora_dropout, options.rslora)
-
-
-def _settings(options, method: str):
-    from llm.training.finetuning import FinetuneSettings
-
-    chosen = {name: getattr(options, name) for name in SHARED}
-    return FinetuneSettings(
-        method=method,
-        lora=_lora_settings(options),
-        balanced=options.balanced,
-        seed=options.seed,
-        **chosen,
-    )
-
-
-def _finetune_arguments(options) -> list[str]:
-    """The options of `compare` as options of `finetune`; method, seed and folder come on top."""
-    arguments = []
-    for name in (*SHARED, *HANDED_ON):
-        value = getattr(options, name)
-        if value is not None:
-            arguments += [f"--{name.replace('_', '-')}", str(value)]
-    flags = ("balanced", "rslora", "resume", "quiet")
-    return arguments + [f"--{name}" for name in flags if getattr(options, name)]
+def _settings(kind, options, **others):
+    """Options as an object of the settings class `kind`: its fields have the options' names."""
+    chosen = {
+        field.name: _settings(LoRASettings, options)
+        if field.name == "lora"
+        else getattr(options, field.name)
+        for field in fields(kind)
+        if field.name == "lora" or field.name in options
+    }
+    return kind(**{**chosen, **others})
 
 
 def _warn_of_cut(options, cut: int) -> None:

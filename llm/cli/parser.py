@@ -1,11 +1,23 @@
 """The command line: what can be asked for. `llm.cli.commands` does it.
 
-Nothing heavy is imported here, so that `python -m llm --help` answers at once.
+Nothing heavy is imported here, so that `python -m llm --help` answers at once. Every default of a
+training comes from its settings class, so that a run from Python is the same run.
 """
 
+from llm.data.tasks import TASKS
+from llm.lora.settings import BLOCK_TARGETS, METHODS, LoRASettings
+from llm.model.config import PRESETS
+from llm.training.settings import (
+    DEVICES,
+    LEARNING_RATES,
+    PRECISIONS,
+    FinetuneSettings,
+    PretrainSettings,
+)
 from llm.utils.program import Parser, positive, run, whole
 
-PRESETS = "mini, gpt2, gpt2-medium, gpt2-large, gpt2-xl or a folder"
+BASES = f"{', '.join(PRESETS)} or a folder"
+WEIGHTS = ("pretrained", "random")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,7 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         getattr(commands, options.command)(options)
 
-    return run(command, "interrupted; what was trained so far is kept, --resume goes on")
+    interrupted = "interrupted; what was trained so far is kept, --resume goes on"
+    return run(command, interrupted, options.parser)
 
 
 def build_parser() -> Parser:
@@ -35,7 +48,8 @@ def build_parser() -> Parser:
             description=help[0].upper() + help[1:] + ".",
             epilog=f"example: python -m llm {example}",
         )
-        added.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+        added.set_defaults(parser=added)
+        added.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
         added.add_argument("--seed", type=whole, default=0, help="same seed, same numbers")
         added.add_argument("--quiet", action="store_true", help="no progress, no remarks")
         added.add_argument("--json", action="store_true", help="print JSON to stdout")
@@ -46,19 +60,19 @@ def build_parser() -> Parser:
         "train every method on the same messages and compare them",
         "compare --methods full,last_block,head,lora --seeds 3 --out runs/compare",
     )
-    compare.add_argument("--methods", default="full,last_block,head,lora")
+    compare.add_argument("--methods", default=",".join(METHODS), help="separated by commas")
     compare.add_argument("--seeds", type=positive, default=1, help="runs a method; 3 are reported")
-    compare.add_argument("--out", default="runs/compare")
-    _training_options(compare)
+    _out(compare, default="runs/compare")
+    _finetuning_options(compare)
 
     finetune = command(
         "finetune",
         "fine-tune a base on labelled messages",
         "finetune --method lora --rank 8 --alpha 16 --out runs/spam",
     )
-    finetune.add_argument("--method", default="lora", help="full, last_block, head or lora")
-    finetune.add_argument("--out", required=True)
-    _training_options(finetune)
+    _method(finetune)
+    _out(finetune)
+    _finetuning_options(finetune)
 
     evaluate = command(
         "evaluate",
@@ -82,7 +96,7 @@ def build_parser() -> Parser:
         "merge --from runs/spam --out runs/spam-merged",
     )
     _from(merge)
-    merge.add_argument("--out", required=True)
+    _out(merge)
 
     export = command(
         "export",
@@ -91,16 +105,17 @@ def build_parser() -> Parser:
     )
     source = export.add_mutually_exclusive_group(required=True)
     source.add_argument("--from", dest="folder", help="a fine-tuned folder")
-    source.add_argument("--model", help=f"a base: {PRESETS}")
-    export.add_argument("--format", choices=("peft", "transformers"), required=True)
-    export.add_argument("--out", required=True)
+    source.add_argument("--model", help=f"a base: {BASES}")
+    formats = ("peft", "transformers")
+    export.add_argument("--format", choices=formats, required=True, help="whose format")
+    _out(export)
 
     info = command(
         "info",
         "parameters and bytes of a method, without allocating the model",
         "info --model gpt2 --method lora --rank 16",
     )
-    info.add_argument("--method", default="lora", help="full, last_block, head or lora")
+    _method(info)
     _base(info)
     _lora(info)
 
@@ -113,7 +128,7 @@ def build_parser() -> Parser:
         "pretrain --corpus book.txt --out runs/base --steps 300 --batch-size 16",
     )
     pretrain.add_argument("--corpus", nargs="+", required=True, help="text files, also .xz")
-    pretrain.add_argument("--out", required=True)
+    _out(pretrain)
     _pretraining_options(pretrain)
 
     bits = command(
@@ -121,17 +136,23 @@ def build_parser() -> Parser:
         "bits per byte of a text: of a base, of xz -9 and of token frequencies",
         "bits --model mini --text unseen.txt --train book.txt",
     )
-    bits.add_argument("--model", default="mini", help=PRESETS)
+    bits.add_argument("--model", default=FinetuneSettings.model, help=BASES)
     bits.add_argument("--text", nargs="+", required=True, help="text files, also .xz")
-    bits.add_argument("--train", nargs="+", default=[], help="where token frequencies are counted")
+    bits.add_argument(
+        "--train", nargs="+", default=[], help="text to count tokens in; default: none"
+    )
 
     generate = command("generate", "continue a text", 'generate --model mini "Once upon a time"')
-    generate.add_argument("prompt")
+    generate.add_argument("prompt", help="the text to continue")
     _base(generate)
     generate.add_argument("--tokens", type=positive, default=100, help="new tokens at most")
     generate.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
-    generate.add_argument("--top-k", type=positive, help="choose among the K likeliest")
-    generate.add_argument("--top-p", type=float, help="choose among the likeliest, up to P in all")
+    generate.add_argument(
+        "--top-k", type=positive, help="choose among the K likeliest; default: all"
+    )
+    generate.add_argument(
+        "--top-p", type=float, help="choose among the likeliest, up to P in all; default: 1"
+    )
     return parser
 
 
@@ -139,56 +160,106 @@ def _from(parser: Parser) -> None:
     parser.add_argument("--from", dest="folder", required=True, help="a fine-tuned folder")
 
 
+def _out(parser: Parser, default: str | None = None) -> None:
+    parser.add_argument(
+        "--out", default=default, required=not default, help="the folder to write into"
+    )
+
+
 def _base(parser: Parser) -> None:
-    parser.add_argument("--model", default="mini", help=PRESETS)
-    parser.add_argument("--weights", choices=("pretrained", "random"), default="pretrained")
+    usual = FinetuneSettings
+    parser.add_argument("--model", default=usual.model, help=BASES)
+    parser.add_argument("--weights", choices=WEIGHTS, default=usual.weights, help="of the base")
+
+
+def _method(parser: Parser) -> None:
+    parser.add_argument("--method", default=FinetuneSettings.method, help=", ".join(METHODS))
 
 
 def _lora(parser: Parser) -> None:
+    usual = LoRASettings
     group = parser.add_argument_group("LoRA")
-    group.add_argument("--rank", type=positive, default=8)
-    group.add_argument("--alpha", type=float, default=16, help="the scale is alpha / rank")
-    group.add_argument("--targets", help="layer names such as W_query,W_value; or all")
-    group.add_argument("--lora-dropout", type=float, default=0.0)
+    group.add_argument("--rank", type=positive, default=usual.rank, help="columns of A")
+    group.add_argument("--alpha", type=float, default=usual.alpha, help="the scale is alpha / rank")
+    group.add_argument(
+        "--targets",
+        type=_targets,
+        default=list(BLOCK_TARGETS),
+        help=f"layers to adapt, or all; default: {','.join(BLOCK_TARGETS)}",
+    )
+    group.add_argument(
+        "--lora-dropout",
+        dest="dropout",
+        metavar="P",
+        type=float,
+        default=usual.dropout,
+        help="share of the inputs to A that is zeroed",
+    )
     group.add_argument("--rslora", action="store_true", help="the scale is alpha / sqrt(rank)")
 
 
-def _training_options(parser: Parser) -> None:
+def _targets(text: str) -> list[str] | str:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    return "all" if names == ["all"] else names
+
+
+def _finetuning_options(parser: Parser) -> None:
+    usual = FinetuneSettings
     _base(parser)
     _lora(parser)
     group = parser.add_argument_group("messages")
     group.add_argument("--data", help="full, or a file of label<TAB>message; default: installed")
-    group.add_argument("--task", default="spam", help="spam or question")
+    group.add_argument("--task", default=usual.task, help=" or ".join(TASKS))
     group.add_argument("--balanced", action="store_true", help="train on as much ham as spam")
-    group.add_argument("--limit", type=positive, help="train on so many messages only")
-    group.add_argument("--split-seed", type=whole, default=0)
+    group.add_argument("--limit", type=positive, help="messages to train on; default: all")
+    group.add_argument(
+        "--split-seed", type=whole, default=usual.split_seed, help="which messages are the test"
+    )
     group = parser.add_argument_group("training")
-    group.add_argument("--epochs", type=positive, default=5)
-    group.add_argument("--batch-size", type=positive, default=32)
-    group.add_argument("--lr", type=float, help="highest learning rate; default: the method's")
-    group.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    group.add_argument("--epochs", type=positive, default=usual.epochs, help="passes over the data")
+    group.add_argument("--batch-size", type=positive, default=usual.batch_size, help="messages")
+    rates = ", ".join(f"{method} {rate:g}" for method, rate in LEARNING_RATES.items())
+    group.add_argument("--lr", type=float, help=f"highest learning rate; default: {rates}")
+    group.add_argument(
+        "--precision", choices=PRECISIONS, default=usual.precision, help="of matrix products"
+    )
     group.add_argument("--resume", action="store_true", help="go on after an interruption")
 
 
 def _pretraining_options(parser: Parser) -> None:
-    parser.add_argument("--model", default="mini", help=f"the shape of {PRESETS}")
-    parser.add_argument("--validation", nargs="+", default=[], help="text to measure on")
+    usual = PretrainSettings
+
+    def option(flag: str, type, help: str) -> None:
+        default = getattr(usual, flag[2:].replace("-", "_"))
+        parser.add_argument(flag, type=type, default=default, help=help)
+
+    parser.add_argument("--model", default=FinetuneSettings.model, help=f"the shape of {BASES}")
+    parser.add_argument(
+        "--validation",
+        nargs="+",
+        default=[],
+        help="text to measure on; default: a part of the corpus",
+    )
     parser.add_argument("--train-vocabulary", action="store_true", help="learn the tokens anew")
-    parser.add_argument("--from-base", help="go on from a base: its shape, vocabulary and weights")
-    parser.add_argument("--steps", type=positive, default=12_000)
     parser.add_argument(
-        "--schedule-steps", type=positive, default=0, help="lay the schedule out for more steps"
+        "--from-base",
+        help="a base to go on from, with its shape and vocabulary; default: from scratch",
     )
-    parser.add_argument("--batch-size", type=positive, default=256, help="windows a step")
-    parser.add_argument("--accumulate", type=positive, default=1, help="parts of a batch")
-    parser.add_argument("--lr", type=float, default=3e-3, help="highest learning rate")
-    parser.add_argument("--warmup-share", type=float, default=0.03, help="of the schedule")
-    parser.add_argument(
-        "--document-starts", type=float, default=0.0, help="share of windows where documents begin"
-    )
+    option("--steps", positive, "optimiser steps")
+    option("--schedule-steps", positive, "lay the schedule out for more steps; default: --steps")
+    option("--batch-size", positive, "windows a step")
+    option("--accumulate", positive, "parts of a batch")
+    option("--lr", float, "highest learning rate")
+    option("--warmup-share", float, "of the schedule")
+    option("--document-starts", float, "share of windows where documents begin")
     parser.add_argument(
         "--text-speak", action="store_true", help="add a copy of each conversation in text speak"
     )
-    parser.add_argument("--evaluate-every", type=positive, default=1000, help="steps")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    option("--evaluate-every", positive, "steps")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", *PRECISIONS),
+        default=usual.precision,
+        help="of products; auto: bf16 on a GPU, fp32 elsewhere",
+    )
     parser.add_argument("--resume", action="store_true", help="go on after an interruption")

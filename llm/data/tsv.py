@@ -83,14 +83,20 @@ def read_bytes(path: str | Path) -> bytes:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist; give --data the name of a file") from None
+        raise InputError(
+            f"{path} does not exist; give the name of a file", settings=("data",)
+        ) from None
     except IsADirectoryError:
-        raise InputError(f"{path} is a folder; give --data a file in it") from None
+        raise InputError(f"{path} is a folder; give a file in it", settings=("data",)) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = str(getattr(error, "strerror", None) or error).lower()
-        raise InputError(f"cannot read {path!s}: {reason}; give --data another file") from None
+        raise InputError(
+            f"cannot read {path!s}: {reason}; give another file", settings=("data",)
+        ) from None
     if len(data) > MAX_BYTES:
-        raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MiB; give --data a part of it")
+        raise InputError(
+            f"{path} is larger than {MAX_BYTES >> 20} MiB; give a part of it", settings=("data",)
+        )
     return data
 
 
@@ -99,25 +105,29 @@ def zip_member(data: bytes, path: str | Path) -> bytes:
 
     Raises InputError when the zip is damaged, lacks the member, or would unpack to over 64 MiB.
     """
-    remedy = "fetch it anew with `python -m llm download sms`, or unpack it and give the file"
+
+    def refusal(reason: str) -> InputError:
+        remedy = "download it anew, or unpack it and give the file"
+        return InputError(f"{path} {reason}; {remedy}", ("data",), "download sms")
+
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if MEMBER not in archive.namelist():
-                raise InputError(f"{path} is a zip without a file {MEMBER}; {remedy}")
+                raise refusal(f"is a zip without a file {MEMBER}")
             member = archive.getinfo(MEMBER)
             # zipfile bounds the memory of these two only; UCI's zip is deflated.
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise InputError(f"{path} is compressed in an unusual way; {remedy}")
+                raise refusal("is compressed in an unusual way")
             with archive.open(member) as file:
                 content = file.read(MAX_BYTES + 1)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} is a damaged zip ({error}); {remedy}") from None
+        raise refusal(f"is a damaged zip ({error})") from None
     except (RuntimeError, NotImplementedError) as error:  # a password, an unknown feature
-        raise InputError(f"{path} cannot be unpacked ({error}); {remedy}") from None
+        raise refusal(f"cannot be unpacked ({error})") from None
     if len(content) > MAX_BYTES:
-        raise InputError(f"{path} unpacks to more than {MAX_BYTES >> 20} MiB; {remedy}")
+        raise refusal(f"unpacks to more than {MAX_BYTES >> 20} MiB")
     return content
 
 

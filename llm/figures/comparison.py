@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from llm.figures.style import COLOURS, KINDS, NAMES, new_figure, save_figure, smooth
+from llm.figures.style import COLOURS, INK, KINDS, NAMES, new_figure, save_figure, smooth
 from llm.utils.files import read_json
 
 
@@ -177,16 +177,14 @@ def draw_score(axes: Axes, results: dict, key: str, label: str) -> None:
             fontsize=9,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
         )
-    names = {
-        "tfidf_logistic_regression": ("TF-IDF,\nwords", ":"),
-        "tfidf_logistic_regression_characters": ("TF-IDF,\nletters", "--"),
-    }
-    for name, (text, style) in names.items():
+    lines = {"tfidf_logistic_regression": ":", "tfidf_logistic_regression_characters": "--"}
+    for name, style in lines.items():
         value = 100 * results["baselines"][name][key]
         values.append(value)
         axes.axhline(value, color=COLOURS["baseline"], linestyle=style, linewidth=1.4)
         beside = axes.get_yaxis_transform()  # x as a share of the width: 1 is the right edge
-        axes.text(1.01, value, text, transform=beside, va="center", fontsize=8, color="#444444")
+        text = NAMES[name].replace(" ", "\n", 1)
+        axes.text(1.01, value, text, transform=beside, va="center", fontsize=8, color=INK)
     margin = 0.12 * (max(values) - min(values)) + 0.1
     axes.set(
         ylabel=label,
@@ -214,5 +212,5 @@ def _title(figure: Figure, results: dict) -> None:
         f"{results['model']} ({results['weights']}), {results['data']['train']:,} training "
         f"messages, {seeds} seed{'s' if seeds > 1 else ''}, {results['device']}",
         fontsize=9,
-        color="#444444",
+        color=INK,
     )

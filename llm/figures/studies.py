@@ -2,11 +2,21 @@
 
 from matplotlib.figure import Figure
 
-from llm.figures.style import COLOURS, KINDS, NAMES, new_figure, smooth
+from llm.figures.style import (
+    BLUE,
+    COLOURS,
+    GREEN,
+    GREY,
+    INK,
+    KINDS,
+    LONG_NAMES,
+    NAMES,
+    RED,
+    new_figure,
+    smooth,
+)
 
 GIB = 1 << 30
-
-RED, GREEN, GREY = COLOURS["full"], COLOURS["lora"], "#999999"
 
 
 def learning_curve_figure(result: dict) -> Figure:
@@ -15,12 +25,13 @@ def learning_curve_figure(result: dict) -> Figure:
     result: as `llm.studies.learning_curve.learning_curve` returns it.
     """
     figure, panels = new_figure(1, 2, width=11.5, height=4.4)
+    baseline = "tfidf_logistic_regression"
     styles = {
         ("full", "pretrained"): (RED, "o-", "full, pretrained"),
         ("lora", "pretrained"): (GREEN, "s-", "LoRA, pretrained"),
         ("full", "random"): (RED, "o:", "full, random weights"),
         ("lora", "random"): (GREEN, "s:", "LoRA, random weights"),
-        ("tfidf_logistic_regression", None): ("#555555", "d--", "TF-IDF + logistic regression"),
+        (baseline, None): (INK, "d--", LONG_NAMES[baseline]),
     }
     sizes = sorted({row["messages"] for row in result["summary"]})
     labels = {"balanced_accuracy": "balanced accuracy, test (%)", "f1": "F1 for spam, test (%)"}
@@ -85,19 +96,19 @@ def pretraining_figure(log: dict) -> Figure:
     axes.plot(
         [point["step"] * tokens_a_step for point in curve],
         [point["loss"] / 0.6931472 for point in curve],
-        color=KINDS["optimizer"],
+        color=BLUE,
         linewidth=1,
         label="training (bits per token)",
     )
     for step in log.get("seams", []):  # a log of several runs, one after another
         at = step * tokens_a_step
-        axes.axvline(at, color="#555555", linestyle="--", linewidth=1, label="second stage begins")
+        axes.axvline(at, color=INK, linestyle="--", linewidth=1, label="second stage begins")
     bytes_axis = axes.twinx()
     bytes_axis.plot(
         [point["step"] * tokens_a_step for point in evaluations],
         [point["bits_per_byte"] for point in evaluations],
         "o-",
-        color=COLOURS["full"],
+        color=RED,
         markersize=4,
         label="validation (bits per byte)",
     )
@@ -135,7 +146,7 @@ def memory_growth_figure(results: dict, titles: tuple[str, str, str]) -> Figure:
         if full := results.get(f"full by {quantity}"):
             counted = [row.get("measured", sum(row[kind] for kind in KINDS)) / GIB for row in full]
             label = "full: measured peak" if "measured" in full[0] else "full: all four"
-            axes.plot(x, counted, "o-", color=COLOURS["full"], label=label)
+            axes.plot(x, counted, "o-", color=RED, label=label)
         axes.set_xlabel(title)
         axes.grid(False, axis="x")
     panels[0].set_ylabel("Memory of a step (GiB)")

@@ -8,20 +8,37 @@ from matplotlib.figure import Figure
 from llm.utils.files import whole_file
 
 # Okabe and Ito 2008, "Color Universal Design".
+BLUE, ORANGE, GREEN, SKY = "#0072B2", "#E69F00", "#009E73", "#56B4E9"
+RED, PINK, YELLOW = "#D55E00", "#CC79A7", "#F0E442"
+GREY, DARK_GREY, INK = "#999999", "#7A7A7A", "#444444"
+
 COLOURS = {
-    "full": "#D55E00",
-    "last_block": "#E69F00",
-    "head": "#56B4E9",
-    "lora": "#009E73",
-    "baseline": "#7A7A7A",
+    "full": RED,
+    "last_block": ORANGE,
+    "head": SKY,
+    "lora": GREEN,
+    "baseline": DARK_GREY,
 }
 KINDS = {  # of memory, from the bottom of a stack to its top
-    "weights": "#999999",
-    "gradients": "#CC79A7",
-    "optimizer": "#0072B2",
-    "activations": "#F0E442",
+    "weights": GREY,
+    "gradients": PINK,
+    "optimizer": BLUE,
+    "activations": YELLOW,
 }
-NAMES = {"full": "full", "last_block": "last block", "head": "head", "lora": "LoRA"}
+NAMES = {
+    "full": "full",
+    "last_block": "last block",
+    "head": "head",
+    "lora": "LoRA",
+    "majority": "always the majority",
+    "tfidf_logistic_regression": "TF-IDF, words",
+    "tfidf_logistic_regression_characters": "TF-IDF, characters too",
+}
+LONG_NAMES = {  # of the baselines, where there is room
+    "majority": "always ham",
+    "tfidf_logistic_regression": "TF-IDF of words, logistic regression",
+    "tfidf_logistic_regression_characters": "TF-IDF of words and characters",
+}
 rcParams |= {  # for all figures that are drawn after this import
     "font.size": 10,
     "axes.titlesize": 11,

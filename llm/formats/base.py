@@ -170,8 +170,9 @@ def _read_config(folder: Path) -> tuple[GPTConfig, bool]:
     """The shape in a folder's config.json, and whether the folder is in our format."""
     path = folder / CONFIG
     if not path.exists():
-        hint = " (it is a fine-tuned folder: use --from)" if (folder / RUN).exists() else ""
-        raise InputError(f"{folder} holds no {CONFIG}, so it is not a model's folder{hint}")
+        if (folder / RUN).exists():
+            raise InputError(f"{folder} is a fine-tuned folder, not a base", settings=("folder",))
+        raise InputError(f"{folder} holds no {CONFIG}, so it is not a model's folder")
     content = read_json(path)
     if "emb_dim" in content:
         return GPTConfig.from_dict(content, str(path)), True
@@ -184,7 +185,8 @@ def _verified_mini() -> Path:
     if not all((folder / name).exists() for name in (CONFIG, WEIGHTS, MANIFEST)):
         raise InputError(
             "the pretrained mini model is not in data/mini; fetch the repository anew, or start "
-            "from random weights with --weights random"
+            "from random weights",
+            settings=("weights=random",),
         )
     manifest = read_json(folder / MANIFEST)
     for name in (CONFIG, WEIGHTS):

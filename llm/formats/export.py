@@ -32,11 +32,16 @@ def export_folder(
         raise InputError(f"unknown format {format!r}; choose transformers or peft")
     source = Path(folder or model)
     if source.is_dir() and source.resolve() == Path(out).resolve():
-        raise InputError(f"{out} is what is to be exported; choose another --out")
+        raise InputError(
+            f"{out} is what is to be exported; choose another folder", settings=("out",)
+        )
     written = {"format": format, "out": str(out), "base": None}
     if folder is None:
         if format == "peft":
-            raise InputError("a base has no adapter to write for peft; give --from a folder")
+            raise InputError(
+                "a base has no adapter to write for peft; give a fine-tuned folder",
+                settings=("folder",),
+            )
         export_transformers(load_base(model), load_tokenizer(model), out)
         return written
     classifier, tokenizer, record = load_finetuned(folder)
@@ -45,7 +50,8 @@ def export_folder(
         return written
     if record.method != "lora":
         raise InputError(
-            f"{folder} was trained with {record.method}, not lora; use --format transformers"
+            f"{folder} was trained with {record.method}, not lora; export it for transformers",
+            settings=("format=transformers",),
         )
     base = record.base
     if base.weights == "pretrained" and base.model in REPOSITORIES:

@@ -7,13 +7,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "layer": ["LinearWithLoRA", "LoRALayer"],
         "inject": [
-            "BLOCK_TARGETS",
             "lora_layers",
             "merge",
             "merge_and_unload",
             "replace_linear_with_lora",
             "unmerge",
         ],
-        "methods": ["METHODS", "LoRASettings", "apply_method"],
+        "methods": ["apply_method"],
+        "settings": ["BLOCK_TARGETS", "METHODS", "LoRASettings"],
     },
 )

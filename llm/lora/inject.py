@@ -5,11 +5,9 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from llm.lora.layer import LinearWithLoRA, check_settings
+from llm.lora.layer import LinearWithLoRA
+from llm.lora.settings import BLOCK_TARGETS, check_settings
 from llm.utils.errors import InputError
-
-# The Linear layers of a block by name; "all" adds the classifier head to them.
-BLOCK_TARGETS = ("W_query", "W_key", "W_value", "out_proj", "fc1", "fc2")
 
 
 def replace_linear_with_lora(

@@ -16,6 +16,7 @@ import math
 import torch
 from torch import nn
 
+from llm.lora.settings import check_settings
 from llm.utils.errors import InputError
 
 
@@ -70,16 +71,6 @@ class LoRALayer(nn.Module):
     def delta(self) -> torch.Tensor:
         """The update as one matrix in the layout of `nn.Linear.weight`, (out_dim, in_dim)."""
         return self.scale * (self.A @ self.B).T
-
-
-def check_settings(rank, alpha, dropout) -> None:
-    """Raise InputError when a LoRA layer cannot have these settings."""
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise InputError(f"rank must be a whole number of at least 1, not {rank!r}")
-    if not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
-        raise InputError(f"alpha must be a number above 0, not {alpha!r}")
-    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        raise InputError(f"LoRA dropout must be in [0, 1), not {dropout!r}")
 
 
 class LinearWithLoRA(nn.Module):

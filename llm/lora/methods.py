@@ -8,27 +8,13 @@
 | `lora`       | A and B beside the frozen layers, and the head  |
 """
 
-from dataclasses import dataclass, field
-
 from torch import nn
 
 from llm.lora.fused import fuse
-from llm.lora.inject import BLOCK_TARGETS, replace_linear_with_lora
+from llm.lora.inject import replace_linear_with_lora
+from llm.lora.settings import METHODS as METHODS  # offered here too
+from llm.lora.settings import LoRASettings, check_method
 from llm.model.classifier import GPTClassifier
-from llm.utils.errors import InputError
-
-METHODS = ("full", "last_block", "head", "lora")
-
-
-@dataclass(frozen=True)
-class LoRASettings:
-    """See `llm.lora.LoRALayer` and `llm.lora.replace_linear_with_lora`."""
-
-    rank: int = 8
-    alpha: float = 16
-    targets: list[str] | str = field(default_factory=lambda: list(BLOCK_TARGETS))
-    dropout: float = 0.0
-    rslora: bool = False
 
 
 def apply_method(
@@ -66,9 +52,3 @@ def apply_method(
     for module in trained[method]:
         module.requires_grad_(True)
     return {"full": 0, "last_block": n_layers - 1, "head": n_layers}[method]
-
-
-def check_method(method: str) -> None:
-    """Raises InputError for an unknown method."""
-    if method not in METHODS:
-        raise InputError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")

@@ -1,19 +1,17 @@
-"""All methods side by side: the same base, the same messages, the same seeds, one result file.
+"""All methods side by side: the same base, the same messages, the same seeds, one result file."""
 
-Each run is a process of its own, so that its peak memory is its own too.
-"""
-
-import json
-import statistics
-import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from llm.data.messages import describe, load_task, split
-from llm.lora.methods import check_method
+from llm.lora.settings import check_method
 from llm.studies.baselines import majority, tfidf_logistic_regression
+from llm.studies.summary import means_and_stds
+from llm.studies.worker import run_in_fresh_process
+from llm.training.settings import FinetuneSettings
 from llm.utils.errors import InputError
 from llm.utils.files import locked_folder, write_json
 
@@ -23,17 +21,21 @@ RESULTS = "results.json"
 def compare(
     methods: list[str],
     seeds: list[int],
+    settings: FinetuneSettings,
     out: str | Path,
-    arguments: list[str],
-    about: dict,
+    lr: float | None = None,
+    resume: bool = False,
+    device: str = "auto",
     quiet: bool = False,
 ) -> dict:
-    """Train every method with every seed, and write `out/results.json`.
+    """Train every method with every seed, each run in a fresh process, and write `results.json`.
 
     Args:
-        methods: of `llm.lora.methods.METHODS`.
-        arguments: options of `python -m llm finetune` that hold for all runs.
-        about: task, data, balanced, limit and split_seed, as `llm.training.finetuning` names them.
+        methods: of `llm.lora.settings.METHODS`.
+        settings: of all runs; method, learning rate and seed are filled in.
+        out: the folder for the results; the runs go to `out/runs`.
+        lr: the highest learning rate of all methods; None: each method's own.
+        resume: go on after an interruption; runs that are done are not made again.
         quiet: print nothing on stderr; otherwise what was read, and a line after each run.
 
     Returns:
@@ -41,20 +43,23 @@ def compare(
 
     Raises:
         InputError: from the first run that fails, in its words.
+        KeyboardInterrupt: passed on; what was trained so far is kept.
     """
+    if not methods:
+        raise InputError("no method to compare; name at least one", settings=("methods",))
     for method in methods:
         check_method(method)
     with locked_folder(out) as folder:
-        collection = load_task(about["task"], about["data"])
-        parts = split(collection, about["split_seed"], about["balanced"], about["limit"])
+        collection = load_task(settings.task, settings.data)
+        parts = split(collection, settings.split_seed, settings.balanced, settings.limit)
         if not quiet:
             print(describe(collection, parts), file=sys.stderr)
         runs = []
         for seed in seeds:
             for method in methods:
+                run = replace(settings, method=method, lr=lr, seed=seed)
                 run_folder = folder / "runs" / f"{method}-seed{seed}"
-                command = ["--method", method, "--seed", str(seed), "--out", str(run_folder)]
-                runs.append(run_finetune([*arguments, *command]))
+                runs.append(run_in_fresh_process(run, run_folder, resume, device, quiet))
                 if not quiet:
                     record = runs[-1]["record"]
                     done = f"{method}, seed {seed}: {record['train_seconds']:.0f} s"
@@ -80,42 +85,15 @@ def compare(
     return results
 
 
-def run_finetune(arguments: list[str]) -> dict:
-    """`python -m llm finetune` in a fresh process; its progress goes to this one's stderr.
-
-    Returns:
-        the run's `run.json`.
-    """
-    command = [sys.executable, "-m", "llm", "finetune", "--json", *arguments]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=None, text=True, encoding="utf-8"
-    )
-    try:
-        printed, _ = process.communicate()
-    except KeyboardInterrupt:  # the run got Ctrl-C too, and keeps what it has trained
-        process.wait()
-        raise
-    if process.returncode == 130:
-        raise KeyboardInterrupt
-    if process.returncode != 0:
-        raise InputError(f"the run `finetune {' '.join(arguments)}` failed, see above")
-    return json.loads(printed)
-
-
 def summarise(records: list[dict]) -> dict:
-    """Mean and standard deviation over the seeds, a method.
-
-    The deviation is the sample's (n - 1), None for a single seed.
-    """
+    """Mean and standard deviation over the seeds, a method."""
     summary: dict = {}
     for method in dict.fromkeys(record["method"] for record in records):
         mine = [record for record in records if record["method"] == method]
         columns = {
-            **{f"test_{key}": [run["test"][key] for run in mine] for key in mine[0]["test"]},
-            **{
-                f"validation_{key}": [run["validation"][key] for run in mine]
-                for key in mine[0]["validation"]
-            },
+            f"{part}_{key}": [run[part][key] for run in mine]
+            for part in ("test", "validation")
+            for key in mine[0][part]
         }
         for key in ("train_seconds", "examples_per_second", "peak_memory_bytes"):
             columns[key] = [run[key] for run in mine]
@@ -124,16 +102,6 @@ def summarise(records: list[dict]) -> dict:
             "trainable_parameters": mine[0]["trainable_parameters"],
             "trainable_share": mine[0]["trainable_parameters"] / mine[0]["total_parameters"],
             "saved_bytes": mine[0]["saved_bytes"],
-            **{
-                f"{key}_{name}": value
-                for key, values in columns.items()
-                if None not in values
-                for name, value in _mean_and_std(values).items()
-            },
+            **means_and_stds({key: v for key, v in columns.items() if None not in v}),
         }
     return summary
-
-
-def _mean_and_std(values: list[float]) -> dict:
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "std": deviation}

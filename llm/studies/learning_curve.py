@@ -12,8 +12,9 @@ from pathlib import Path
 from llm.data.batching import steps_per_epoch
 from llm.data.messages import load_task, split
 from llm.studies.baselines import tfidf_logistic_regression
-from llm.studies.learning_rates import mean_and_std
-from llm.training.finetuning import FinetuneSettings, finetune
+from llm.studies.summary import means_and_stds
+from llm.training.finetuning import finetune
+from llm.training.settings import FinetuneSettings
 from llm.utils.files import write_json
 
 SIZES = (25, 50, 100, 250, 500, 1000, None)  # training messages; None: all
@@ -119,11 +120,7 @@ def summarise(points: list[dict]) -> list[dict]:
             "weights": weights,
             "messages": messages,
             "seeds": len(group),
-            **{
-                f"{key}_{name}": value
-                for key in MEASURES
-                for name, value in mean_and_std([point[key] for point in group]).items()
-            },
+            **means_and_stds({key: [point[key] for point in group] for key in MEASURES}),
         }
         for (method, weights, messages), group in groups.items()
     ]

@@ -5,12 +5,13 @@ LoRA's rate forgets what it knew, LoRA at the rate of full fine-tuning hardly mo
 of a comparison gets its own, and the test messages have no part in the choice.
 """
 
-import statistics
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from llm.training.finetuning import FinetuneSettings, finetune
+from llm.studies.summary import means_and_stds
+from llm.training.finetuning import finetune
+from llm.training.settings import FinetuneSettings
 from llm.utils.files import write_json
 
 # Neighbours in a grid are a factor of about 3 apart: finer steps would follow the seeds.
@@ -60,17 +61,8 @@ def search_learning_rates(
                 record = finetune(run, folder, resume=True, device=device)
                 measured.append(record.results["validation"])  # never ["test"]
                 report(f"{method} {rate:g} seed {seed}: validation F1 {measured[-1]['f1']:.3f}")
-            grid.append(
-                {
-                    "learning_rate": rate,
-                    **{f"validation_{key}": [m[key] for m in measured] for key in ("f1", "loss")},
-                    **{
-                        f"validation_{key}_{name}": value
-                        for key in ("f1", "loss")
-                        for name, value in mean_and_std([m[key] for m in measured]).items()
-                    },
-                }
-            )
+            columns = {f"validation_{key}": [m[key] for m in measured] for key in ("f1", "loss")}
+            grid.append({"learning_rate": rate, **columns, **means_and_stds(columns)})
         best = max(grid, key=lambda row: (row["validation_f1_mean"], -row["validation_loss_mean"]))
         methods[method] = {"chosen": best["learning_rate"], "grid": grid}
     result = {
@@ -84,11 +76,3 @@ def search_learning_rates(
     }
     write_json(out, result)
     return result
-
-
-def mean_and_std(values: list[float]) -> dict[str, float | None]:
-    """`mean`, and the sample's standard deviation `std`, None for a single value."""
-    return {
-        "mean": statistics.fmean(values),
-        "std": statistics.stdev(values) if len(values) > 1 else None,
-    }

@@ -1,6 +1,6 @@
 """Results as tables: for a terminal, and as Markdown for README.md."""
 
-from llm.figures.style import NAMES
+from llm.figures.style import LONG_NAMES, NAMES
 
 
 def table(results: dict) -> str:
@@ -18,14 +18,9 @@ def table(results: dict) -> str:
                 percent(summary, "test_f1"),
             )
         )
-    names = {
-        "majority": "always the majority",
-        "tfidf_logistic_regression": "TF-IDF, words",
-        "tfidf_logistic_regression_characters": "TF-IDF, characters too",
-    }
     for name, measures in results["baselines"].items():
         scores = (f"{100 * measures[key]:.1f} %" for key in ("accuracy", "f1"))
-        rows.append((names[name], "", "", "", "", *scores))
+        rows.append((NAMES[name], "", "", "", "", *scores))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
@@ -42,13 +37,6 @@ def percent(summary: dict, key: str) -> str:
     mean, deviation = summary[f"{key}_mean"], summary[f"{key}_std"]
     spread = f" ± {100 * deviation:.1f}" if deviation is not None else ""
     return f"{100 * mean:.1f}{spread} %"
-
-
-BASELINES = {
-    "majority": "always ham",
-    "tfidf_logistic_regression": "TF-IDF of words, logistic regression",
-    "tfidf_logistic_regression_characters": "TF-IDF of words and characters",
-}
 
 
 def results_table(results: dict) -> str:
@@ -70,7 +58,7 @@ def results_table(results: dict) -> str:
         rows.append("| " + " | ".join(cells) + " |")
     for name, measures in results["baselines"].items():
         scores = " | ".join(f"{100 * measures[key]:.1f} %" for key in ("accuracy", "f1"))
-        rows.append(f"| {BASELINES[name]} | | | | | {scores} |")
+        rows.append(f"| {LONG_NAMES[name]} | | | | | {scores} |")
     return "\n".join(rows)
 
 
@@ -81,12 +69,13 @@ def curve_table(curve: dict) -> str:
         (row["method"], row["weights"], row["messages"]): (row["f1_mean"], row["f1_std"])
         for row in curve["summary"]
     }
+    baseline = "tfidf_logistic_regression"
     names = {
         ("lora", "pretrained"): "LoRA, pretrained base",
         ("full", "pretrained"): "full fine-tuning, pretrained base",
         ("lora", "random"): "LoRA, random base",
         ("full", "random"): "full fine-tuning, random base",
-        ("tfidf_logistic_regression", None): "TF-IDF of words, logistic regression",
+        (baseline, None): LONG_NAMES[baseline],
     }
     rows = ["| training messages | " + " | ".join(f"{size:,}" for size in sizes) + " |"]
     rows.append("| --- |" + " --: |" * len(sizes))

@@ -74,7 +74,8 @@ class Run:
         raise InputError(
             f"the loss became {loss} at step {step + 1} with learning rate {rate:.2e}; "
             "try a lower learning rate, or fp32; "
-            + (f"the last good weights are kept in {self.path}" if kept else "nothing was kept yet")
+            + (f"the last good weights are kept in {self.path}" if kept else "nothing was kept yet"),
+            settings=("lr", "precision=fp32"),
         )
 
     def save(self) -> None:

@@ -6,10 +6,8 @@ from contextlib import nullcontext
 
 import torch
 
+from llm.training.settings import DEVICES, PRECISIONS
 from llm.utils.errors import InputError
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("fp32", "bf16")
 
 
 def pick_device(name: str = "auto") -> str:
@@ -24,7 +22,10 @@ def pick_device(name: str = "auto") -> str:
     if name not in present:
         raise InputError(f"unknown device {name!r}; choose from {', '.join(DEVICES)}")
     if not present[name]():
-        raise InputError(f"PyTorch finds no {name} device on this machine; try --device cpu")
+        raise InputError(
+            f"PyTorch finds no {name} device on this machine; try the CPU",
+            settings=("device=cpu",),
+        )
     return name
 
 
@@ -67,7 +68,10 @@ def peak_memory_bytes(device: str = "cpu") -> int:
         import psutil
 
         return psutil.Process().memory_info().peak_wset
+    if sys.platform.startswith("linux"):
+        # Not getrusage's ru_maxrss: a process is born with the peak of the one that started it.
+        with open("/proc/self/status") as status:
+            return 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

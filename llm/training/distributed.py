@@ -31,8 +31,8 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """The number of this process among all, from 0."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    """The number of this process, from 0: before and after the team's work, too."""
+    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
 
 
 def is_main_process() -> bool:

@@ -1,11 +1,10 @@
 """One fine-tuning run, from options to a folder: load, split, adapt, train, measure, save."""
 
 import json
-import math
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import sklearn.metrics  # noqa: F401  imported here, not in the middle of a run that is measured
@@ -17,7 +16,7 @@ from llm.formats.base import load_base, load_config, load_tokenizer
 from llm.formats.finetuned import base_state, save_finetuned
 from llm.formats.record import RUN, BaseRecord, RunRecord, read_record
 from llm.inference.evaluation import classification_metrics, classify
-from llm.lora.methods import LoRASettings, apply_method, check_method
+from llm.lora.methods import apply_method
 from llm.model.classifier import GPTClassifier
 from llm.model.parameters import fingerprint, parameter_counts
 from llm.training import distributed
@@ -26,48 +25,14 @@ from llm.training.classification import ClassificationTask
 from llm.training.device import autocast, keep_freed_memory, peak_memory_bytes, pick_device
 from llm.training.loop import train
 from llm.training.memory import memory_account
-from llm.training.settings import TrainSettings
+from llm.training.settings import LEARNING_RATES as LEARNING_RATES  # offered here too
+from llm.training.settings import FinetuneSettings, TrainSettings
 from llm.training.speed import frozen_in_bfloat16
 from llm.utils.errors import InputError
 from llm.utils.files import locked_folder, remove, write_json
 
-# Highest learning rate of each method. Chosen on the validation messages alone; the search is
-# recorded in data/learning_rates.json and repeated by
-# `python chapters/ch08_classification.py --search`.
-LEARNING_RATES = {"full": 1e-4, "last_block": 3e-4, "head": 1e-2, "lora": 3e-3}
-
 # On a GPU messages are padded to a multiple of so many tokens: few shapes of batches to record.
 RECORDED_WIDTH = 32
-
-
-@dataclass(frozen=True)
-class FinetuneSettings:
-    """Everything that decides how a run ends."""
-
-    method: str = "lora"
-    lora: LoRASettings = field(default_factory=LoRASettings)
-    model: str = "mini"  # a preset's name or a folder
-    weights: str = "pretrained"  # or "random"
-    task: str = "spam"
-    data: str | None = None  # None: the messages that are installed; "full"; a file
-    balanced: bool = False  # as many ham as spam in the training messages
-    limit: int | None = None  # training messages; None: all
-    epochs: int = 5
-    batch_size: int = 32
-    lr: float | None = None  # None: what LEARNING_RATES says
-    precision: str = "fp32"
-    seed: int = 0  # of the head, of A and of the order of the messages
-    split_seed: int = 0  # of the split into training, validation and test messages
-
-    def __post_init__(self):
-        check_method(self.method)
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.lr is None:
-            object.__setattr__(self, "lr", LEARNING_RATES[self.method])
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise InputError(f"the learning rate must be a positive number, not {self.lr}")
 
 
 @dataclass(frozen=True)
@@ -155,7 +120,9 @@ def _finished(settings: FinetuneSettings, out: Path) -> RunRecord | None:
         return record
     if (out / CHECKPOINT).exists():
         return None  # a second run into this folder, killed before it replaced the first
-    raise InputError(f"{out} holds a finished run with other options; choose another --out")
+    raise InputError(
+        f"{out} holds a finished run with other options; choose another folder", settings=("out",)
+    )
 
 
 def _finetune(settings, out, resume, device, quiet, report) -> RunRecord:

@@ -5,7 +5,7 @@ what its loss is, and what is written at the end: a folder that `--model DIR` ta
 """
 
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -21,52 +21,9 @@ from llm.model.parameters import fingerprint
 from llm.training import distributed
 from llm.training.device import autocast, pick_device
 from llm.training.loop import train
-from llm.training.settings import TrainSettings
+from llm.training.settings import PretrainSettings, TrainSettings
 from llm.utils.errors import InputError
 from llm.utils.files import locked_folder, make_folder, write_json, write_tensors
-
-
-@dataclass(frozen=True)
-class PretrainSettings:
-    """The recipe. The defaults are made for one large GPU and some 100 MB of text.
-
-    They are the settings found for the bundled `mini`, with a schedule that ends after 786 million
-    tokens: more passes over its corpus brought it little (data/README.md, which also has the two
-    commands that made it).
-    """
-
-    steps: int = 12_000
-    schedule_steps: int = 0  # steps the cosine is laid out for, if not `steps`: to end before it
-    batch_size: int = 256  # windows a step, over all parts and processes
-    lr: float = 3e-3
-    warmup_share: float = 0.03  # of the schedule
-    final_lr_share: float = 0.0
-    weight_decay: float = 0.1
-    beta2: float = 0.95
-    document_starts: float = 0.0  # share of the windows that begin where a document does
-    text_speak: bool = False  # learn from a copy of the conversations in text speak, too
-    accumulate: int = 1  # parts that a step's windows are worked through in
-    evaluate_every: int = 1000  # steps
-    log_every: int = 50  # steps
-    precision: str = "auto"  # bf16 on a GPU, fp32 elsewhere
-    compile: bool | None = None  # None: on a GPU
-    seed: int = 0
-
-    def __post_init__(self):
-        for name in ("document_starts", "warmup_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
-        if self.batch_size < 1 or self.batch_size % self.accumulate:
-            raise InputError(
-                f"a batch of {self.batch_size} windows cannot be worked through in "
-                f"{self.accumulate} equal parts"
-            )
-
-    def on(self, device: str) -> "PretrainSettings":
-        """With `auto` settled for a device."""
-        precision = ("bf16" if device == "cuda" else "fp32") if self.precision == "auto" else None
-        compiled = device == "cuda" if self.compile is None else self.compile
-        return replace(self, precision=precision or self.precision, compile=compiled)
 
 
 class NextTokenLoss(nn.Module):
@@ -163,9 +120,15 @@ def pretrain(
             finite, another run in the same folder, a full disk.
     """
     if from_base and train_vocabulary:
-        raise InputError("a base to go on from has a vocabulary; leave out --train-vocabulary")
+        raise InputError(
+            "a base to go on from has a vocabulary; it cannot learn another",
+            settings=("train_vocabulary",),
+        )
     if from_base and Path(from_base).resolve() == Path(out).resolve():
-        raise InputError("--out must be another folder than --from-base, which is kept as it is")
+        raise InputError(
+            f"{out} is the base to go on from, which is kept as it is; choose another folder",
+            settings=("out",),
+        )
     config = load_config(from_base) if from_base else config or PRESETS["mini"]
     with distributed.team():
         device = pick_device(device)
@@ -192,7 +155,8 @@ def _pretrain(
     if tokenizer.vocab_size != config.vocab_size:
         raise InputError(
             f"the vocabulary has {tokenizer.vocab_size} tokens, the model {config.vocab_size}; "
-            "make them equal, or learn a vocabulary with --train-vocabulary"
+            "make them equal, or learn a vocabulary from the corpus",
+            settings=("train_vocabulary",),
         )
     torch.manual_seed(settings.seed)
     model = load_base(from_base, device=device) if from_base else GPTModel(config).to(device)

@@ -1,9 +1,99 @@
-"""How to train: settings as plain data, checked when they are made. Nothing heavy is imported."""
+"""What can be chosen about a training, with every default. Needs no torch.
+
+The command line takes its options' defaults from here (`llm.cli.parser`).
+"""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+from llm.lora.settings import LoRASettings, check_method
 from llm.utils.errors import InputError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("fp32", "bf16")
+
+# Highest learning rate of each method. Chosen on the validation messages alone; the search is
+# recorded in data/learning_rates.json and repeated by
+# `python chapters/ch08_classification.py --search`.
+LEARNING_RATES = {"full": 1e-4, "last_block": 3e-4, "head": 1e-2, "lora": 3e-3}
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """Everything that decides how a run of `llm.training.finetuning` ends."""
+
+    method: str = "lora"
+    lora: LoRASettings = field(default_factory=LoRASettings)
+    model: str = "mini"  # a preset's name or a folder
+    weights: str = "pretrained"  # or "random"
+    task: str = "spam"
+    data: str | None = None  # None: the messages that are installed; "full"; a file
+    balanced: bool = False  # as many ham as spam in the training messages
+    limit: int | None = None  # training messages; None: all
+    epochs: int = 5
+    batch_size: int = 32
+    lr: float | None = None  # None: what LEARNING_RATES says
+    precision: str = "fp32"
+    seed: int = 0  # of the head, of A and of the order of the messages
+    split_seed: int = 0  # of the split into training, validation and test messages
+
+    def __post_init__(self):
+        check_method(self.method)
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.lr is None:
+            object.__setattr__(self, "lr", LEARNING_RATES[self.method])
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise InputError(f"the learning rate must be a positive number, not {self.lr}")
+
+    @classmethod
+    def from_dict(cls, content: dict) -> "FinetuneSettings":
+        """From what `dataclasses.asdict` made of it, by way of JSON too."""
+        return cls(**{**content, "lora": LoRASettings(**content["lora"])})
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """The recipe. The defaults are made for one large GPU and some 100 MB of text.
+
+    They are the settings found for the bundled `mini`, with a schedule that ends after 786 million
+    tokens: more passes over its corpus brought it little (data/README.md, which also has the two
+    commands that made it).
+    """
+
+    steps: int = 12_000
+    schedule_steps: int = 0  # steps the cosine is laid out for, if not `steps`: to end before it
+    batch_size: int = 256  # windows a step, over all parts and processes
+    lr: float = 3e-3
+    warmup_share: float = 0.03  # of the schedule
+    final_lr_share: float = 0.0
+    weight_decay: float = 0.1
+    beta2: float = 0.95
+    document_starts: float = 0.0  # share of the windows that begin where a document does
+    text_speak: bool = False  # learn from a copy of the conversations in text speak, too
+    accumulate: int = 1  # parts that a step's windows are worked through in
+    evaluate_every: int = 1000  # steps
+    log_every: int = 50  # steps
+    precision: str = "auto"  # bf16 on a GPU, fp32 elsewhere
+    compile: bool | None = None  # None: on a GPU
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("document_starts", "warmup_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
+        if self.batch_size < 1 or self.batch_size % self.accumulate:
+            raise InputError(
+                f"a batch of {self.batch_size} windows cannot be worked through in "
+                f"{self.accumulate} equal parts"
+            )
+
+    def on(self, device: str) -> "PretrainSettings":
+        """With `auto` settled for a device."""
+        precision = ("bf16" if device == "cuda" else "fp32") if self.precision == "auto" else None
+        compiled = device == "cuda" if self.compile is None else self.compile
+        return replace(self, precision=precision or self.precision, compile=compiled)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ def make_folder(folder: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"cannot create the folder {folder}: {_reason(error)}; choose another with --out"
+            f"cannot create the folder {folder}: {_reason(error)}; choose another",
+            settings=("out",),
         ) from None
     return folder
 
@@ -34,7 +35,9 @@ def remove(path: str | Path) -> None:
     try:
         Path(path).unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"cannot delete {path}: {_reason(error)}; choose another --out") from None
+        raise InputError(
+            f"cannot delete {path}: {_reason(error)}; choose another folder", settings=("out",)
+        ) from None
 
 
 @contextmanager
@@ -158,11 +161,13 @@ def locked_folder(folder: str | Path):
         lock.acquire(timeout=0)
     except Timeout:
         raise InputError(
-            f"another run is writing into {folder}; wait for it, or choose another --out"
+            f"another run is writing into {folder}; wait for it, or choose another folder",
+            settings=("out",),
         ) from None
     except OSError as error:
         raise InputError(
-            f"cannot write into {folder}: {_reason(error)}; choose another --out"
+            f"cannot write into {folder}: {_reason(error)}; choose another folder",
+            settings=("out",),
         ) from None
     try:
         for unfinished in folder.rglob(f".*{UNFINISHED}"):
