@@ -13,11 +13,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.data.corpus import Corpus, bits_per_byte, documents_of, read_documents, sha256_of_file
+from llm.data.corpus import Corpus, bits_per_byte, documents_of, read_documents
 from llm.data.text_speak import SPELLINGS, text_speak
 from llm.data.tokenizer import END_OF_TEXT, Tokenizer, mini_tokenizer
 from llm.inference.text_bits import unigram_bits_per_byte, xz_bits_per_byte
 from llm.utils.errors import InputError
+from llm.utils.files import sha256_of_file
 
 MINI = mini_tokenizer()
 DOCUMENTS = [f"Document {n}: you are great.\nSee you tomorrow!\n" * (1 + n % 5) for n in range(250)]

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm.utils.errors import InputError
+from llm.utils.errors import InputError, reason
 
 LABELS = ("ham", "spam")
 MEMBER = "SMSSpamCollection"  # the file with the messages in UCI's zip
@@ -87,8 +87,7 @@ def read_bytes(path: str | Path) -> bytes:
     except IsADirectoryError:
         raise InputError(f"{path} is a folder; give --data a file in it") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = str(getattr(error, "strerror", None) or error).lower()
-        raise InputError(f"cannot read {path!s}: {reason}; give --data another file") from None
+        raise InputError(f"cannot read {path}: {reason(error)}; give --data another file") from None
     if len(data) > MAX_BYTES:
         raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MiB; give --data a part of it")
     return data

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from llm.data.corpus import Corpus, bits_per_byte, sha256_of_file
+from llm.data.corpus import Corpus, bits_per_byte
 from llm.data.tokenizer import DESCRIPTION, VOCABULARY, Tokenizer, load_tokenizer
 from llm.data.vocabulary import learn_vocabulary
 from llm.formats.base import load_base, load_config
@@ -22,7 +22,13 @@ from llm.training import distributed
 from llm.training.device import autocast, pick_device
 from llm.training.loop import TrainSettings, train
 from llm.utils.errors import InputError
-from llm.utils.files import locked_folder, make_folder, write_json, write_tensors
+from llm.utils.files import (
+    locked_folder,
+    make_folder,
+    sha256_of_file,
+    write_json,
+    write_tensors,
+)
 
 
 @dataclass(frozen=True)

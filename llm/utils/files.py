@@ -5,13 +5,14 @@ never half of one. Only two formats are written: JSON and safetensors. Neither c
 opening somebody else's file cannot run anything.
 """
 
+import hashlib
 import json
 import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-from llm.utils.errors import InputError
+from llm.utils.errors import InputError, reason
 
 UNFINISHED = ".part"  # how the temporary names end
 
@@ -23,7 +24,7 @@ def make_folder(folder: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"cannot create the folder {folder}: {_reason(error)}; choose another with --out"
+            f"cannot create the folder {folder}: {reason(error)}; choose another with --out"
         ) from None
     return folder
 
@@ -33,7 +34,7 @@ def remove(path: str | Path) -> None:
     try:
         Path(path).unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"cannot delete {path}: {_reason(error)}; choose another --out") from None
+        raise InputError(f"cannot delete {path}: {reason(error)}; choose another --out") from None
 
 
 @contextmanager
@@ -58,7 +59,7 @@ def whole_file(path: str | Path):
         temporary = None
     except OSError as error:
         raise InputError(
-            f"cannot write {path}: {_reason(error)}; free some space or choose another folder"
+            f"cannot write {path}: {reason(error)}; free some space or choose another folder"
         ) from None
     finally:
         if temporary is not None and os.path.exists(temporary):
@@ -71,7 +72,7 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def write_json(path: str | Path, content) -> None:
+def write_json(path: str | Path, content: object) -> None:
     """Write JSON, indented, keys in the order given."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
@@ -84,12 +85,21 @@ def read_json(path: str | Path) -> dict:
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except OSError as error:
-        raise InputError(f"cannot read {path}: {_reason(error)}") from None
+        raise InputError(f"cannot read {path}: {reason(error)}") from None
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number of 5000 digits
         raise InputError(f"{path} is not valid JSON ({error}); write the folder anew") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a JSON {type(content).__name__}, not an object")
     return content
+
+
+def sha256_of_file(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal. Raises InputError where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {reason(error)}") from None
 
 
 def write_tensors(path: str | Path, tensors: dict, metadata: dict[str, str] | None = None) -> None:
@@ -152,7 +162,7 @@ def locked_folder(folder: str | Path):
         ) from None
     except OSError as error:
         raise InputError(
-            f"cannot write into {folder}: {_reason(error)}; choose another --out"
+            f"cannot write into {folder}: {reason(error)}; choose another --out"
         ) from None
     try:
         for unfinished in folder.rglob(f".*{UNFINISHED}"):
@@ -160,10 +170,6 @@ def locked_folder(folder: str | Path):
         yield folder
     finally:
         lock.release()
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
 
 
 def _umask() -> int:
