@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
 
 import pytest
+from disk import full_disk
 
 from llm.data import download as module
 from llm.data.download import cache_folder, download, download_sms
@@ -155,18 +156,11 @@ def test_a_folder_that_cannot_be_written(server, tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(server, tmp_path):
-    """A limit on the size of files stands in for a full disk."""
-    resource = pytest.importorskip("resource")
-    signal = pytest.importorskip("signal")
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    try:
-        with pytest.raises(InputError, match="cannot write .*file.zip.*set LLM_DATA to another"):
-            fetch(server, tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, ignored)
+    with (
+        full_disk(100_000),
+        pytest.raises(InputError, match="cannot write .*file.zip: file too large; .*set LLM_DATA"),
+    ):
+        fetch(server, tmp_path)
     assert os.listdir(tmp_path) == []
 
 

@@ -176,14 +176,13 @@ def saved_tokenizer(folder: str | Path) -> Tokenizer:
     # A damaged pattern can bring tiktoken to a standstill, so none but GPT-2's is taken.
     if description.get("pattern") != SPLIT_PATTERN:
         raise InputError(f"{folder}/{DESCRIPTION}: the pattern is not GPT-2's; fetch it anew")
+    content = _read_bytes(path)
     try:
-        pairs = [line.split() for line in _read_bytes(path).splitlines() if line]
+        pairs = [line.split() for line in content.splitlines() if line]
         ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in pairs}
         eot_id = int(description["special_tokens"][END_OF_TEXT])
         return Tokenizer(str(description["name"]), ranks, eot_id)
     except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{path} is not a vocabulary ({error}); fetch it anew") from None
 
 

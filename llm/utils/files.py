@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def remove(path: str | Path) -> None:
 
 
 @contextmanager
-def whole_file(path: str | Path):
+def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path`, on failure it vanishes.
 
     Raises InputError where the folder cannot be written or the disk is full.
@@ -145,7 +146,7 @@ def read_tensors(path: str | Path) -> tuple[dict, dict[str, str]]:
 
 
 @contextmanager
-def locked_folder(folder: str | Path):
+def locked_folder(folder: str | Path) -> Iterator[Path]:
     """Hold `folder` for one run. Raises InputError when another run is writing into it.
 
     What a killed run left unfinished in it is deleted.
