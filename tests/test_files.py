@@ -5,13 +5,15 @@ import sys
 
 import pytest
 import torch
+from disk import full_disk
 
-from llm.utils.errors import InputError
+from llm.utils.errors import InputError, reason
 from llm.utils.files import (
     locked_folder,
     open_tensors,
     read_json,
     read_tensors,
+    sha256_of_file,
     whole_file,
     write_json,
     write_tensors,
@@ -31,25 +33,18 @@ def test_a_failure_while_writing_leaves_the_old_file_and_no_other(tmp_path):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path):
-    """A limit on the size of files stands in for a full disk."""
-    code = f"""
-import resource, signal
-from llm.utils.files import write_text, write_tensors
-from llm.utils.errors import InputError
-import torch
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-write_text({str(tmp_path / "a")!r}, "old")
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-for write in (lambda p: write_text(p, "x" * 5000),
-              lambda p: write_tensors(p, {{"x": torch.zeros(5000)}})):
-    try:
-        write({str(tmp_path / "a")!r})
-    except InputError as error:
-        print("InputError", error)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.count("InputError cannot write") == 2, done.stderr
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: write_text(path, "x" * 5000),
+        lambda path: write_tensors(path, {"x": torch.zeros(5000)}),
+    ],
+    ids=["text", "tensors"],
+)
+def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path, write):
+    write_text(tmp_path / "a", "old")
+    with full_disk(1000), pytest.raises(InputError, match="cannot write .*file too large.*; free"):
+        write(tmp_path / "a")
     assert (tmp_path / "a").read_text() == "old"
     assert os.listdir(tmp_path) == ["a"]
 
@@ -60,11 +55,20 @@ def test_a_folder_that_cannot_be_is_an_input_error(tmp_path):
         write_text(tmp_path / "file" / "a.json", "x")
 
 
-@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff\xfe", b"", b"[" * 100_000])
-def test_json_that_is_none_is_an_input_error(tmp_path, content):
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"{", "is not valid JSON"),
+        (b"[1]", "holds a JSON list, not an object"),
+        (b"\xff\xfe", "is not valid JSON .'utf-8' codec"),
+        (b"", "is not valid JSON"),
+        (b"[" * 100_000, "is not valid JSON"),
+    ],
+)
+def test_json_that_is_none_is_an_input_error(tmp_path, content, message):
     path = tmp_path / "a.json"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"a\.json"):
+    with pytest.raises(InputError, match=rf"a\.json {message}"):
         read_json(path)
 
 
@@ -83,6 +87,30 @@ def test_what_is_no_safetensors_file_is_an_input_error(tmp_path, content):
         pass
     with pytest.raises(InputError, match="does not exist"), open_tensors(tmp_path / "none"):
         pass
+
+
+def test_sha256_of_a_file_against_a_published_value(tmp_path):
+    """The example "abc" of FIPS 180-2, appendix B.1."""
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_of_file(tmp_path / "a") == (
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
+    with pytest.raises(InputError, match="cannot read .*none: no such file or directory$"):
+        sha256_of_file(tmp_path / "none")
+    with pytest.raises(InputError, match="cannot read .*: is a directory$"):
+        sha256_of_file(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error, text",
+    [
+        (OSError(28, "No space left on device", "/a/File"), "no space left on device"),
+        (OSError("Compressed file ended"), "compressed file ended"),
+        (ValueError("embedded null byte"), "embedded null byte"),
+    ],
+)
+def test_the_reason_of_an_error_is_part_of_a_sentence(error, text):
+    assert reason(error) == text
 
 
 def test_a_second_run_on_a_folder_is_refused(tmp_path):

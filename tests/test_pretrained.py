@@ -5,17 +5,18 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Barrier, Thread
 
 import pytest
 import torch
 from twins import TINIES, TINY, hf_config, hf_twin, in_hf_names, random_ids, random_model
 
 from llm.data.hub import cached_folder, download
-from llm.data.tokenizer import mini_tokenizer
+from llm.data.tokenizer import GPT2_VARIABLE, load_tokenizer, mini_tokenizer
 from llm.formats import base as pretrained
 from llm.formats.base import load_base, load_config
 from llm.formats.transformers import config_to_transformers, to_transformers, write_tokenizer
@@ -344,8 +345,10 @@ class Hub(BaseHTTPRequestHandler):
     """Answers as the hub does: small files itself, large ones by a redirect to a store."""
 
     files: dict[str, bytes] = {}
-    ranges: list[str] = []  # that the store was asked for
+    ranges: list[str | None] = []  # that the store was asked for
     spoil = False
+    break_after = 0  # bytes after which the store's first answer breaks off
+    meet = None  # a barrier at which the questions about the weights wait for each other
 
     def do_HEAD(self):
         self.answer(body=False)
@@ -367,8 +370,11 @@ class Hub(BaseHTTPRequestHandler):
             self.ranges.append(self.headers.get("Range"))
             content = content[:-1] + b"?" if self.spoil else content
             more = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
-            self.reply(206 if start else 200, content[start:], body, **more)
+            stop = self.break_after if self.break_after and not start else None
+            self.reply(206 if start else 200, content[start:], body, stop, **more)
         elif name == "model.safetensors":
+            if self.meet:
+                self.meet.wait(20)
             more = {
                 "Location": f"http://localhost:{self.server.server_port}/store/{name}",
                 "X-Repo-Commit": "0" * 40,
@@ -380,105 +386,158 @@ class Hub(BaseHTTPRequestHandler):
             etag = hashlib.sha1(content).hexdigest()
             self.reply(200, content, body, **{"X-Repo-Commit": "0" * 40, "ETag": f'"{etag}"'})
 
-    def reply(self, status: int, content: bytes, body: bool, **headers):
+    def reply(self, status: int, content: bytes, body: bool, stop: int | None = None, **headers):
         self.send_response(status)
         for name, value in {"Content-Length": str(len(content)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if body:
-            self.wfile.write(content)
+            self.wfile.write(content[:stop])
 
     def log_message(self, *_):
         pass
 
 
-@pytest.fixture
-def hub(tmp_path):
-    folder = tmp_path / "source"
-    folder.mkdir()
-    theirs(folder)
-    Hub.files = {path.name: path.read_bytes() for path in folder.iterdir()}
+@pytest.fixture(scope="module")
+def published(tmp_path_factory) -> dict[str, bytes]:
+    folder = theirs(tmp_path_factory.mktemp("published"))
     write_tokenizer(mini_tokenizer(), folder, TINY.context_length)
-    Hub.files |= {name: (folder / name).read_bytes() for name in ("vocab.json", "merges.txt")}
-    Hub.ranges, Hub.spoil = [], False
+    names = ("config.json", "model.safetensors", "vocab.json", "merges.txt")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+@pytest.fixture
+def hub(published):
+    Hub.files = published
+    Hub.ranges, Hub.spoil, Hub.break_after, Hub.meet = [], False, 0, None
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    Thread(target=server.serve_forever, daemon=True).start()
+    Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
+    server.server_close()
 
 
-def in_fresh_process(code: str, home: Path, **environment) -> subprocess.CompletedProcess:
-    """huggingface_hub reads its environment once, so each case takes a process of its own."""
-    names = ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE")
-    known = {key: value for key, value in os.environ.items() if key not in names}
-    script = f"""
-from llm.utils.errors import InputError
-from llm.data.hub import cached_folder, download
-from llm.formats.base import load_base
-try:
-    {code}
-except InputError as error:
-    print("error:", error)
-"""
-    return subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True, text=True, cwd=ROOT, check=True, timeout=120,
-        env={**known, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", **environment},
-    )  # fmt: skip
+@pytest.fixture
+def use_hub(tmp_path, monkeypatch):
+    """A cache of the test's own, and a hub; huggingface_hub has read its environment already."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+
+    def use(url: str, offline: bool = False):
+        template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+
+    return use
 
 
-def test_download_then_load_without_a_network(hub, tmp_path):
-    home = tmp_path / "home"
-    done = in_fresh_process("print(download('gpt2'))", home, HF_ENDPOINT=hub)
-    folder = Path(done.stdout.strip())
-    assert home in folder.parents
+NOBODY = "http://127.0.0.1:9"  # nobody listens there
+
+
+def test_download_then_load_without_a_network(hub, use_hub, tmp_path, monkeypatch):
+    use_hub(hub)
+    folder = download("gpt2")
+    assert tmp_path / "cache" in folder.parents
     names = {"config.json", "merges.txt", "model.safetensors", "vocab.json"}
     assert {path.name for path in folder.iterdir()} == names
-    code = "print(load_base('gpt2').config.emb_dim, cached_folder('gpt2'))"
-    done = in_fresh_process(code, home, HF_HUB_OFFLINE="1")
-    assert done.stdout.split() == ["32", str(folder)]
-    code = "from llm.formats.base import load_tokenizer as t; print(t('gpt2-xl').encode('a b'))"
-    done = in_fresh_process(code, home, HF_HUB_OFFLINE="1", LLM_GPT2_VOCAB="")
-    assert done.stdout.strip() == str(mini_tokenizer().encode("a b"))
+    use_hub(NOBODY, offline=True)
+    monkeypatch.delenv(GPT2_VARIABLE, raising=False)
+    assert download("gpt2") == cached_folder("gpt2") == folder
+    assert load_base("gpt2").config.emb_dim == 32
+    assert load_tokenizer("gpt2-xl").encode("a b") == mini_tokenizer().encode("a b")
 
 
-def test_a_broken_download_is_resumed(hub, tmp_path):
-    home = tmp_path / "home"
+def test_the_environment_says_where_files_come_from_and_go(hub, tmp_path):
+    """huggingface_hub reads it once, so this takes a process of its own."""
+    names = ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE")
+    known = {key: value for key, value in os.environ.items() if key not in names}
+    done = subprocess.run(
+        [sys.executable, "-c", "from llm.data.hub import download; print(download('gpt2'))"],
+        capture_output=True, text=True, cwd=ROOT, check=True, timeout=120,
+        env={**known, "HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub},
+    )  # fmt: skip
+    assert tmp_path / "home" in Path(done.stdout.strip()).parents
+
+
+def test_a_broken_download_is_resumed(hub, use_hub, monkeypatch):
+    from huggingface_hub import constants
+
+    use_hub(hub)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 500)  # what is kept is kept in chunks
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # before trying again
+    Hub.break_after = 1000
     content = Hub.files["model.safetensors"]
-    blobs = home / "hub" / "models--openai-community--gpt2" / "blobs"
+    assert (download("gpt2") / "model.safetensors").read_bytes() == content
+    assert Hub.ranges == [None, "bytes=1000-"]
+
+
+def test_what_another_process_left_unfinished_does_no_harm(hub, use_hub, tmp_path):
+    """Each download writes a file of its own; older versions of the library went on with this."""
+    use_hub(hub)
+    content = Hub.files["model.safetensors"]
+    blobs = tmp_path / "cache" / "models--openai-community--gpt2" / "blobs"
     blobs.mkdir(parents=True)
-    sha256 = hashlib.sha256(content).hexdigest()
-    (blobs / f"{sha256}.incomplete").write_bytes(content[:1000])
-    done = in_fresh_process("print(download('gpt2'))", home, HF_ENDPOINT=hub)
-    assert (Path(done.stdout.strip()) / "model.safetensors").read_bytes() == content
-    assert Hub.ranges == ["bytes=1000-"]
+    left = blobs / f"{hashlib.sha256(content).hexdigest()}.incomplete"
+    left.write_bytes(b"?" * 1000)
+    assert (download("gpt2") / "model.safetensors").read_bytes() == content
 
 
-def test_a_file_that_comes_damaged_is_refused_and_not_kept(hub, tmp_path):
-    Hub.spoil = True
-    home = tmp_path / "home"
-    done = in_fresh_process("download('gpt2')", home, HF_ENDPOINT=hub)
-    assert done.stdout.startswith("error: model.safetensors of openai-community/gpt2 came damaged")
-    Hub.spoil = False
-    done = in_fresh_process("print(load_base(download('gpt2')).config)", home, HF_ENDPOINT=hub)
-    assert "emb_dim=32" in done.stdout
-
-
-def test_what_is_there_is_not_asked_for_again(hub, tmp_path):
-    code = "download('gpt2'), print(download('gpt2'))"
-    done = in_fresh_process(code, tmp_path / "home", HF_ENDPOINT=hub)
-    assert Path(done.stdout.strip()).is_dir()
+def test_two_downloads_at_once_fetch_the_weights_once(hub, use_hub):
+    use_hub(hub)
+    Hub.meet = Barrier(2)  # both are told to fetch the same file before either has it
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(download, ["gpt2", "gpt2"])
+    content = Hub.files["model.safetensors"]
+    assert first == second and (first / "model.safetensors").read_bytes() == content
     assert len(Hub.ranges) == 1
 
 
-@pytest.mark.parametrize(
-    "environment", [{"HF_ENDPOINT": "http://127.0.0.1:9"}, {"HF_HUB_OFFLINE": "1"}]
-)
-def test_without_a_network_one_line_says_what_to_do(tmp_path, environment):
-    done = in_fresh_process("download('gpt2')", tmp_path, **environment)
-    assert done.stdout.startswith("error: cannot download gpt2")
-    assert "--model mini" in done.stdout
-    assert done.stdout.count("\n") == 1
+def test_a_file_that_comes_damaged_is_refused_and_not_kept(hub, use_hub, tmp_path):
+    use_hub(hub)
+    Hub.spoil = True
+    with pytest.raises(InputError, match="^model.safetensors of openai-community/gpt2 came damag"):
+        download("gpt2")
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_symlink()]
+    assert not list((tmp_path / "cache").rglob("blobs/*"))
+    Hub.spoil = False
+    assert same(load_base(download("gpt2")), random_model())
+
+
+def test_a_damaged_file_whose_check_was_cut_short_is_not_used(hub, use_hub, monkeypatch):
+    """The weights are fetched first, so a kill before their check leaves no complete folder."""
+    use_hub(hub)
+    Hub.spoil = True
+    with monkeypatch.context() as cut:
+        cut.setattr("llm.data.hub.sha256_of_file", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            download("gpt2")
+    with pytest.raises(InputError, match="not here yet"):
+        load_base("gpt2")
+    with pytest.raises(InputError, match="came damaged"):
+        download("gpt2")
+
+
+def interrupted(path):
+    raise KeyboardInterrupt
+
+
+def test_what_is_there_is_not_asked_for_again(hub, use_hub):
+    use_hub(hub)
+    folder = download("gpt2")
+    use_hub(NOBODY)
+    assert download("gpt2") == folder
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_without_a_network_one_line_says_what_to_do(use_hub, offline):
+    use_hub(NOBODY, offline)
+    with pytest.raises(
+        InputError, match="^cannot download gpt2 .*the model `mini` works"
+    ) as caught:
+        download("gpt2")
+    assert "\n" not in str(caught.value)
 
 
 def test_gpt2_that_was_not_downloaded(tmp_path, monkeypatch):

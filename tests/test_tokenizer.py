@@ -116,7 +116,11 @@ def test_a_vocabulary_too_large_for_the_model_is_refused(tmp_path):
         ({**BYTES, b"ab": 255}, 256, "gaps"),
         (BYTES, 300, "gaps"),
         (BYTES, 255, "gaps"),
-        ({b"ab": 0, **{token: rank + 1 for token, rank in BYTES.items() if rank < 255}}, 256, "by"),
+        (
+            {b"ab": 0, **{token: rank + 1 for token, rank in BYTES.items() if rank < 255}},
+            256,
+            "a single-byte token is missing",
+        ),
     ],
 )
 def test_numbers_with_gaps_or_without_a_byte_are_refused(ranks, eot_id, reason):
@@ -149,42 +153,42 @@ def test_a_forged_vocabulary_that_is_right_loads(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content",
+    "content, message",
     [
-        b"",
-        b"\n".join(LINES[:-1]),
-        b"\n".join(LINES)[:-2],
-        b"\n".join([*LINES, b"YWI="]),
-        b"\n".join([*LINES, b"YWI= two"]),
-        b"\n".join([*LINES, b"YWI= 256 7"]),
-        b"\n".join([*LINES, b"Y*I= 256"]),
-        b"\n".join([*LINES, b"YWI= 400"]),
-        b"\n".join([*LINES, b"AA== 256"]),
-        b"\xff\xfe\x00 binary \x00\n",
-        b"YQ== 99999999999999999999999999\n",
+        (b"", "gaps or repeats"),
+        (b"\n".join(LINES[:-1]), "gaps or repeats"),
+        (b"\n".join(LINES)[:-2], "gaps or repeats"),
+        (b"\n".join([*LINES, b"YWI="]), "not enough values"),
+        (b"\n".join([*LINES, b"YWI= two"]), "invalid literal for int"),
+        (b"\n".join([*LINES, b"YWI= 256 7"]), "too many values"),
+        (b"\n".join([*LINES, b"Y*I= 256"]), "base64"),
+        (b"\n".join([*LINES, b"YWI= 400"]), "gaps or repeats"),
+        (b"\n".join([*LINES, b"AA== 256"]), "gaps or repeats"),
+        (b"\xff\xfe\x00 binary \x00\n", "too many values"),
+        (b"YQ== 99999999999999999999999999\n", "gaps or repeats"),
     ],
 )
-def test_a_vocabulary_file_that_is_none_is_refused(tmp_path, content):
-    with pytest.raises(InputError):
+def test_a_vocabulary_file_that_is_none_is_refused(tmp_path, content, message):
+    with pytest.raises(InputError, match=rf"{VOCABULARY} is not a vocabulary .*{message}"):
         saved_tokenizer(forged(tmp_path, content))
 
 
 @pytest.mark.parametrize(
-    "changes",
+    "changes, message",
     [
-        {"sha256": "0" * 64},
-        {"sha256": None},
-        {"pattern": r"(a+)+$"},
-        {"pattern": None},
-        {"special_tokens": {}},
-        {"special_tokens": None},
-        {"special_tokens": {END_OF_TEXT: "x"}},
-        {"special_tokens": {END_OF_TEXT: 7}},
-        {"special_tokens": {END_OF_TEXT: [256]}},
+        ({"sha256": "0" * 64}, f"{VOCABULARY} is damaged"),
+        ({"sha256": None}, f"{VOCABULARY} is damaged"),
+        ({"pattern": r"(a+)+$"}, f"{DESCRIPTION}: the pattern is not GPT-2's"),
+        ({"pattern": None}, f"{DESCRIPTION}: the pattern is not GPT-2's"),
+        ({"special_tokens": {}}, "is not a vocabulary .*endoftext"),
+        ({"special_tokens": None}, "is not a vocabulary .*NoneType"),
+        ({"special_tokens": {END_OF_TEXT: "x"}}, "is not a vocabulary .*'x'"),
+        ({"special_tokens": {END_OF_TEXT: 7}}, "is not a vocabulary .*gaps or repeats"),
+        ({"special_tokens": {END_OF_TEXT: [256]}}, "is not a vocabulary .*list"),
     ],
 )
-def test_a_description_that_does_not_fit_is_refused(tmp_path, changes):
-    with pytest.raises(InputError):
+def test_a_description_that_does_not_fit_is_refused(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
         saved_tokenizer(forged(tmp_path, b"\n".join(LINES), **changes))
 
 
@@ -312,23 +316,42 @@ def test_damaged_gpt2_files_are_refused(tmp_path, vocabulary, merges):
     write(numbers, lines)
     assert gpt2_tokenizer(tmp_path).encode(" the th") == [258, 32, 256]
     whole = json.dumps(numbers).encode()
-    for bad_numbers in (
-        whole[:-10], b"", b"[]", b"7", b"\xff", {**numbers, "the": 258}, {**numbers, "the": "257"},
-        {k: v for k, v in numbers.items() if k != "the"},
-        {k: v for k, v in numbers.items() if k != END_OF_TEXT},
-        {k: v for k, v in numbers.items() if k != "a"},
-        {**numbers, "猫": 260}, {**numbers, "a": None},
-    ):  # fmt: skip
+
+    def without(token):
+        return {key: value for key, value in numbers.items() if key != token}
+
+    def refused(file, message):
+        with pytest.raises(InputError, match=f"{file} .*{message}"):
+            gpt2_tokenizer(tmp_path)
+
+    for bad_numbers, message in (
+        (whole[:-10], "not valid JSON"),
+        (b"", "not valid JSON"),
+        (b"\xff", "not valid JSON"),
+        (b"[]", "a JSON list, not an object"),
+        (b"7", "a JSON int, not an object"),
+        ({**numbers, "the": 258}, "merge of 'th' and 'e' is out of order"),
+        ({**numbers, "the": "257"}, "merge of 'th' and 'e' is out of order"),
+        (without("the"), "258 tokens, 3 merges"),
+        (without("a"), "258 tokens, 3 merges"),
+        (without(END_OF_TEXT), "endoftext"),
+        ({**numbers, "猫": 260}, "猫"),
+        ({**numbers, "a": None}, "NoneType"),
+    ):
         write(bad_numbers, lines)
-        with pytest.raises(InputError):
-            gpt2_tokenizer(tmp_path)
-    for bad_lines in (
-        b"", b"\xff\xfe", lines[:-2], ["t h", "Ġ the", "th e"], [*lines[:2], "the", *lines[3:]],
-        [*lines[:2], "t h e", *lines[3:]], [*lines, "x y"],
-    ):  # fmt: skip
+        refused(vocabulary, message)
+    write(numbers, b"\xff\xfe")
+    refused(merges, "is not UTF-8")
+    for bad_lines, message in (
+        (b"", "259 tokens, 0 merges"),
+        (lines[:-2], "259 tokens, 2 merges"),
+        ([*lines, "x y"], "259 tokens, 4 merges"),
+        (["t h", "Ġ the", "th e"], "merge of 'Ġ' and 'the' is out of order"),
+        ([*lines[:2], "the", *lines[3:]], "not enough values"),
+        ([*lines[:2], "t h e", *lines[3:]], "too many values"),
+    ):
         write(numbers, bad_lines)
-        with pytest.raises(InputError):
-            gpt2_tokenizer(tmp_path)
+        refused(vocabulary, message)
 
 
 @pytest.mark.parametrize(
@@ -344,7 +367,7 @@ def test_damaged_gpt2_files_are_refused(tmp_path, vocabulary, merges):
 )  # fmt: skip
 def test_a_tokenizer_json_of_another_kind_is_refused(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match="tokenizer.json"):
+    with pytest.raises(InputError, match=r"tokenizer\.json is not (GPT-2's kind|a whole GPT-2)"):
         gpt2_tokenizer(tmp_path)
 
 

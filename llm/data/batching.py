@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 
+from llm.data.tokenizer import Tokenizer
 from llm.utils.errors import InputError
 
 
@@ -37,7 +38,10 @@ class Batch(NamedTuple):
 
 
 def encode_messages(
-    tokenizer, texts: Sequence[str], labels: Sequence[int] | None, context_length: int
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    labels: Sequence[int] | None,
+    context_length: int,
 ) -> Encoded:
     """Tokenize messages; the ones longer than the context keep their beginning, and are counted.
 
@@ -50,7 +54,12 @@ def encode_messages(
     return Encoded(ids, list(labels) if labels is not None else [-1] * len(ids), cut)
 
 
-def collate(encoded: Encoded, indices: Sequence[int], device="cpu", width: int = 0) -> Batch:
+def collate(
+    encoded: Encoded,
+    indices: Sequence[int],
+    device: torch.device | str = "cpu",
+    width: int = 0,
+) -> Batch:
     """The messages at `indices` as one batch, as wide as the longest (or `width`)."""
     rows = [encoded.ids[index] for index in indices]
     longest = max(width, max(len(row) for row in rows))

@@ -12,12 +12,11 @@ be larger than the memory, and opening it takes no time.
 
 import bz2
 import gzip
-import hashlib
 import lzma
 import math
 import random
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -25,16 +24,16 @@ import torch
 
 from llm.data.text_speak import LONGEST, text_speak
 from llm.data.tokenizer import END_OF_TEXT, Tokenizer
-from llm.utils.errors import InputError
-from llm.utils.files import make_folder, read_json, whole_file, write_json
+from llm.utils.errors import InputError, reason
+from llm.utils.files import make_folder, read_json, sha256_of_file, whole_file, write_json
 
 OPENERS = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
-
-
 HELD_OUT_EVERY = 100  # of the documents, where no validation file is given
 
 
-def documents_of(files, part: str = "all", with_text_speak: bool = False) -> Iterator[str]:
+def documents_of(
+    files: Sequence[str | Path], part: str = "all", with_text_speak: bool = False
+) -> Iterator[str]:
     """All documents; or every hundredth ("validation"); or all the others ("train").
 
     With `with_text_speak` a respelled copy of each conversation follows after all of them.
@@ -69,8 +68,7 @@ def read_documents(files: Iterable[str | Path]) -> Iterator[str]:
                     yield from _document(lines)
                     lines = []
         except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"cannot read the corpus file {path}: {reason}") from None
+            raise InputError(f"cannot read the corpus file {path}: {reason(error)}") from None
         yield from _document(lines)
 
 
@@ -97,7 +95,7 @@ class Corpus:
         self.tokens = self._map("tokens.bin", np.uint16, self.n_tokens)
         self.starts = self._map("starts.bin", np.int64, self.n_documents)
 
-    def _map(self, name: str, dtype, length: int) -> np.memmap:
+    def _map(self, name: str, dtype: type, length: int) -> np.memmap:
         path = self.folder / name
         wanted = length * np.dtype(dtype).itemsize
         if not path.exists() or path.stat().st_size != wanted:
@@ -110,7 +108,7 @@ class Corpus:
     @classmethod
     def build(
         cls,
-        files: list[str | Path],
+        files: Sequence[str | Path],
         tokenizer: Tokenizer,
         folder: str | Path,
         part: str = "all",
@@ -129,14 +127,11 @@ class Corpus:
         if tokenizer.vocab_size > 1 << 16:
             raise InputError(f"{tokenizer.vocab_size} tokens do not fit into 16-bit numbers")
         folder = make_folder(folder)
-        sources = [
-            {"name": Path(f).name, "bytes": size(f), "sha256": sha256_of_file(f)} for f in files
-        ]
         made_from = {
             "part": part,
             "with_text_speak": with_text_speak,
             "vocabulary": tokenizer.sha256,
-            "sources": sources,
+            "sources": [_source(file) for file in files],
         }
         if (folder / "corpus.json").exists():
             if read_json(folder / "corpus.json").get("made_from") == made_from:
@@ -211,6 +206,12 @@ class Corpus:
         return torch.from_numpy(windows.astype(np.int64))
 
 
+def _source(file: str | Path) -> dict:
+    """What a corpus notes about a text file. Raises InputError where it cannot be read."""
+    sha256 = sha256_of_file(file)
+    return {"name": Path(file).name, "bytes": Path(file).stat().st_size, "sha256": sha256}
+
+
 def _batches(documents: Iterable[str], characters: int) -> Iterator[list[str]]:
     """Groups of documents of about so many characters, to keep several threads busy."""
     batch, held = [], 0
@@ -225,7 +226,12 @@ def _batches(documents: Iterable[str], characters: int) -> Iterator[list[str]]:
 
 
 @torch.no_grad()
-def bits_per_byte(model, corpus: Corpus, batch_size: int = 32, context=None) -> dict:
+def bits_per_byte(
+    model: torch.nn.Module,
+    corpus: Corpus,
+    batch_size: int = 32,
+    context: AbstractContextManager | None = None,
+) -> dict[str, float]:
     """How well a language model predicts a text: the bits it would need to store it, per byte.
 
     Unlike the loss per token it can be compared between vocabularies, and with a compressor. Every
@@ -264,20 +270,3 @@ def bits_per_byte(model, corpus: Corpus, batch_size: int = 32, context=None) -> 
         "tokens": len(ids) - 1,
         "bytes": corpus.n_bytes,
     }
-
-
-def sha256_of_file(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal. Raises InputError where it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
-
-
-def size(path: str | Path) -> int:
-    """Bytes in a file. Raises InputError where it is absent."""
-    try:
-        return Path(path).stat().st_size
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None

@@ -1,16 +1,16 @@
 """GPT-2's own weights from the Hugging Face hub, kept where all its tools keep theirs.
 
-`huggingface_hub` minds `HF_HOME` (where files are kept), `HF_ENDPOINT` (a mirror) and
-`HF_HUB_OFFLINE`, and tries again when a connection breaks. It starts anew, though, when its
-process has ended, so the one large file is fetched here into a part that is kept.
+`huggingface_hub` downloads, keeps and locks; it minds `HF_HOME` (where files are kept),
+`HF_ENDPOINT` (a mirror) and `HF_HUB_OFFLINE`. A connection that breaks is taken up where it broke
+while the program runs. A program that is ended begins the file anew, and leaves no half of it: the
+library gives each download a part file of its own, so that two of them cannot mix. What is added
+here is that the weights have the SHA-256 that the hub gives for them.
 """
 
-import hashlib
-import os
-import re
 from pathlib import Path
 
 from llm.utils.errors import InputError
+from llm.utils.files import remove, sha256_of_file
 
 REPOSITORIES = {
     "gpt2": "openai-community/gpt2",
@@ -18,8 +18,9 @@ REPOSITORIES = {
     "gpt2-large": "openai-community/gpt2-large",
     "gpt2-xl": "openai-community/gpt2-xl",
 }
-FILES = ("config.json", "vocab.json", "merges.txt", "model.safetensors")  # the last is large
-OFFLINE = "without a network, `--model mini` works, and so does `--model FOLDER`"
+WEIGHTS, VOCABULARY = "model.safetensors", ("vocab.json", "merges.txt")
+FILES = (WEIGHTS, "config.json", *VOCABULARY)
+OFFLINE = "without a network, the model `mini` works, and so does a folder with weights"
 
 
 def download(model: str) -> Path:
@@ -32,7 +33,7 @@ def download(model: str) -> Path:
         the folder in the hub's cache.
 
     Raises:
-        InputError: an unknown model, no network, or a file whose SHA-256 is not the hub's.
+        InputError: an unknown model, no network, or weights whose SHA-256 is not the hub's.
     """
     if model not in REPOSITORIES:
         raise InputError(f"cannot download {model!r}; choose from {', '.join(REPOSITORIES)}, sms")
@@ -40,20 +41,22 @@ def download(model: str) -> Path:
         return cached_folder(model)
     except InputError:
         pass
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import hf_hub_download
 
-    repository, path = REPOSITORIES[model], Path()
+    repository = REPOSITORIES[model]
     try:
-        for name in FILES:
-            about = get_hf_file_metadata(hf_hub_url(repository, name))
-            if re.fullmatch("[0-9a-f]{64}", about.etag or ""):  # a large file, told by its SHA-256
-                _fetch(repository, name, about)
+        # The weights first: a folder without the other files does not count (`cached_folder`), so
+        # it never does before the weights are verified, not even after a kill.
+        _download_weights(repository)
+        for name in FILES[1:]:
             path = Path(hf_hub_download(repository, name))
     except InputError:
         raise
     except Exception as error:  # httpx, ssl, proxies, the disk: each has its own errors
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"cannot download {model} ({reason[0]}); {OFFLINE}") from None
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"cannot download {model} ({lines[0]}); {OFFLINE}", settings=("model=mini",)
+        ) from None
     return path.parent
 
 
@@ -62,54 +65,40 @@ def cached_folder(model: str) -> Path:
 
     Raises InputError when it was not, or not wholly.
     """
-    from huggingface_hub import try_to_load_from_cache
-
-    found = [try_to_load_from_cache(REPOSITORIES[model], name) for name in FILES]
-    if not all(isinstance(path, str) for path in found):
+    folder = _cached(REPOSITORIES[model], FILES)
+    if folder is None:
         raise InputError(
-            f"the weights of {model} are not here yet; fetch them with `python -m llm download "
-            f"{model}`; {OFFLINE}"
+            f"the weights of {model} are not here yet; fetch them once; {OFFLINE}",
+            settings=("model=mini",),
+            command=f"download {model}",
         )
-    return Path(found[-1]).parent
+    return folder
 
 
 def cached_vocabulary() -> Path | None:
     """A folder with GPT-2's vocabulary, which all sizes share, if any of them was downloaded."""
+    folders = (_cached(repository, VOCABULARY) for repository in REPOSITORIES.values())
+    return next(filter(None, folders), None)
+
+
+def _cached(repository: str, names: tuple[str, ...]) -> Path | None:
+    """The folder in the hub's cache, if it holds all the files."""
     from huggingface_hub import try_to_load_from_cache
 
-    for repository in REPOSITORIES.values():
-        found = [try_to_load_from_cache(repository, name) for name in FILES[1:3]]
-        if all(isinstance(path, str) for path in found):
-            return Path(found[0]).parent
-    return None
+    found = [try_to_load_from_cache(repository, name) for name in names]
+    return Path(found[0]).parent if all(isinstance(path, str) for path in found) else None
 
 
-def _fetch(repository: str, name: str, about) -> None:
-    """Fetch a large file into the hub's cache, from where an earlier attempt was broken off."""
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import http_get, repo_folder_name
+def _download_weights(repository: str) -> None:
+    """Fetch the weights; if they are not what the hub says they are, they are not kept."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
-    folder = repo_folder_name(repo_id=repository, repo_type="model")
-    whole = Path(constants.HF_HUB_CACHE) / folder / "blobs" / about.etag
-    if whole.exists():
-        return
-    whole.parent.mkdir(parents=True, exist_ok=True)
-    part = whole.with_name(f"{about.etag}.incomplete")
-    with open(part, "ab") as file:
-        if file.tell() > about.size:
-            file.truncate(0)
-        http_get(
-            about.location,
-            file,
-            resume_size=file.tell(),
-            expected_size=about.size,
-            displayed_filename=name,
-        )
-    with open(part, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != about.etag:
-        part.unlink()
+    sha256 = get_hf_file_metadata(hf_hub_url(repository, WEIGHTS)).etag  # a large file's SHA-256
+    path = Path(hf_hub_download(repository, WEIGHTS))
+    if sha256_of_file(path) != sha256:
+        for damaged in {path.resolve(), path}:  # a link into the cache's store, on most systems
+            remove(damaged)
         raise InputError(
-            f"{name} of {repository} came damaged (its SHA-256 differs from the hub's); try again"
+            f"{WEIGHTS} of {repository} came damaged (its SHA-256 differs from the hub's); try "
+            "again"
         )
-    os.replace(part, whole)

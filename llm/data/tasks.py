@@ -9,8 +9,8 @@ from llm.data.tsv import LABELS, Message, decode_entities
 QUESTION_MARKS = re.compile("[?¿؟⁇⁈⁉？]")
 
 
-class Task(NamedTuple):
-    """What is to be told apart: names of labels 0 and 1, and how the messages become it."""
+class TaskDefinition(NamedTuple):
+    """A classification task: names of labels 0 and 1, and how messages become its examples."""
 
     labels: tuple[str, str]
     prepare: Callable[[Iterable[Message]], list[Message]]
@@ -37,9 +37,9 @@ def as_question_task(messages: Iterable[Message]) -> list[Message]:
 # A third task is one more line here: names, a function from messages to messages, and, where that
 # changes the texts, the same for one text. Copies are removed after it, so that it cannot leak
 # test messages either.
-TASKS: dict[str, Task] = {
-    "spam": Task(LABELS, list),
-    "question": Task(("statement", "question"), as_question_task, without_question_marks),
+TASKS: dict[str, TaskDefinition] = {
+    "spam": TaskDefinition(LABELS, list),
+    "question": TaskDefinition(("statement", "question"), as_question_task, without_question_marks),
 }
 
 

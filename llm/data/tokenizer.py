@@ -15,8 +15,8 @@ import tiktoken
 
 from llm.data.bpe import SPLIT_PATTERN
 from llm.data.hub import cached_vocabulary
-from llm.utils.errors import InputError
-from llm.utils.files import read_json, write_json, write_text
+from llm.utils.errors import InputError, reason
+from llm.utils.files import read_json, sha256_of_file, write_json, write_text
 from llm.utils.paths import MINI_FOLDER
 
 END_OF_TEXT = "<|endoftext|>"  # stands between documents; the one special token GPT-2 knows
@@ -32,7 +32,9 @@ class Tokenizer:
     special token is reached by its id alone, `eot_id`.
     """
 
-    def __init__(self, name: str, ranks: dict[bytes, int], eot_id: int, pattern=SPLIT_PATTERN):
+    def __init__(
+        self, name: str, ranks: dict[bytes, int], eot_id: int, pattern: str = SPLIT_PATTERN
+    ):
         if sorted(ranks.values()) != list(range(len(ranks))) or eot_id != len(ranks):
             raise InputError(f"vocabulary {name}: the token numbers have gaps or repeats")
         if any(bytes([byte]) not in ranks for byte in range(256)):
@@ -147,20 +149,18 @@ def saved_tokenizer(folder: str | Path) -> Tokenizer:
     """A vocabulary that `Tokenizer.save` wrote. Raises InputError where it is not whole."""
     path = Path(folder) / VOCABULARY
     description = read_json(Path(folder) / DESCRIPTION)
-    content = _read_bytes(path)
-    if hashlib.sha256(content).hexdigest() != description.get("sha256"):
+    if sha256_of_file(path) != description.get("sha256"):
         raise InputError(f"{path} is damaged (its SHA-256 differs); fetch it anew")
     # A damaged pattern can bring tiktoken to a standstill, so none but GPT-2's is taken.
     if description.get("pattern") != SPLIT_PATTERN:
         raise InputError(f"{folder}/{DESCRIPTION}: the pattern is not GPT-2's; fetch it anew")
+    content = _read_bytes(path)
     try:
         pairs = [line.split() for line in content.splitlines() if line]
         ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in pairs}
         eot_id = int(description["special_tokens"][END_OF_TEXT])
         return Tokenizer(str(description["name"]), ranks, eot_id)
     except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{path} is not a vocabulary ({error}); fetch it anew") from None
 
 
@@ -228,7 +228,7 @@ def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+        raise InputError(f"cannot read {path}: {reason(error)}") from None
 
 
 def _read_text(path: Path) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm.utils.errors import InputError
+from llm.utils.errors import InputError, reason
 
 LABELS = ("ham", "spam")
 MEMBER = "SMSSpamCollection"  # the file with the messages in UCI's zip
@@ -89,9 +89,8 @@ def read_bytes(path: str | Path) -> bytes:
     except IsADirectoryError:
         raise InputError(f"{path} is a folder; give a file in it", settings=("data",)) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = str(getattr(error, "strerror", None) or error).lower()
         raise InputError(
-            f"cannot read {path!s}: {reason}; give another file", settings=("data",)
+            f"cannot read {path}: {reason(error)}; give another file", settings=("data",)
         ) from None
     if len(data) > MAX_BYTES:
         raise InputError(

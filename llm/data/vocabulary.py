@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from llm.data.bpe import count_words, train_bpe
-from llm.data.corpus import documents_of, sha256_of_file
+from llm.data.corpus import documents_of
 from llm.data.tokenizer import DESCRIPTION, Tokenizer, saved_tokenizer
 from llm.utils.errors import InputError
-from llm.utils.files import make_folder, read_json, remove, write_json
+from llm.utils.files import make_folder, read_json, remove, sha256_of_file, write_json
 
 
 def learn_vocabulary(

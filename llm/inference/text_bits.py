@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from llm.data.corpus import Corpus, bits_per_byte, read_documents, sha256_of_file
+from llm.data.corpus import Corpus, bits_per_byte, read_documents
 from llm.formats.base import load_base, load_tokenizer
 from llm.model.parameters import fingerprint
+from llm.utils.files import sha256_of_file
 
 
 def unigram_bits_per_byte(train: Corpus, validation: Corpus) -> float:

@@ -74,7 +74,9 @@ class Run:
         raise InputError(
             f"the loss became {loss} at step {step + 1} with learning rate {rate:.2e}; "
             "try a lower learning rate, or fp32; "
-            + (f"the last good weights are kept in {self.path}" if kept else "nothing was kept yet"),
+            + (
+                f"the last good weights are kept in {self.path}" if kept else "nothing was kept yet"
+            ),
             settings=("lr", "precision=fp32"),
         )
 
@@ -153,14 +155,14 @@ class Run:
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise InputError(
                 f"{self.path} is not a checkpoint of this project ({error}); delete it and "
-                "start without --resume"
+                "start anew"
             ) from None
         known = json.loads(json.dumps(self.identity))
         for key in sorted(set(known) | set(identity)):
             if known.get(key) != identity.get(key):
                 raise InputError(
                     f"{self.path} was written with another {_difference(key, identity, known)}; "
-                    "resume with the same options, or start without --resume"
+                    "resume with the same settings, or start anew"
                 )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from llm.data.corpus import Corpus, bits_per_byte, sha256_of_file
+from llm.data.corpus import Corpus, bits_per_byte
 from llm.data.tokenizer import DESCRIPTION, VOCABULARY, Tokenizer
 from llm.data.vocabulary import learn_vocabulary
 from llm.formats.base import load_base, load_config, load_tokenizer
@@ -23,7 +23,13 @@ from llm.training.device import autocast, pick_device
 from llm.training.loop import train
 from llm.training.settings import PretrainSettings, TrainSettings
 from llm.utils.errors import InputError
-from llm.utils.files import locked_folder, make_folder, write_json, write_tensors
+from llm.utils.files import (
+    locked_folder,
+    make_folder,
+    sha256_of_file,
+    write_json,
+    write_tensors,
+)
 
 
 class NextTokenLoss(nn.Module):

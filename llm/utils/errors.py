@@ -1,4 +1,4 @@
-"""The one exception for mistakes in what the reader gave: a file, an option, a folder."""
+"""Mistakes in what the reader gave, a file, an option, a folder: one exception, one line."""
 
 from collections.abc import Sequence
 
@@ -26,3 +26,8 @@ class InputError(ValueError):
         # What would steer a terminal, or cannot be written as UTF-8, is shown as \x1b and \ud800.
         shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
         super().__init__("".join(shown))
+
+
+def reason(error: Exception) -> str:
+    """Why the system refused, as part of a sentence: `no space left on device`."""
+    return str(getattr(error, "strerror", None) or error).lower()

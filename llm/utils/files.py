@@ -9,10 +9,11 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llm.utils.errors import InputError
+from llm.utils.errors import InputError, reason
 
 UNFINISHED = ".part"  # how the temporary names end
 
@@ -24,7 +25,7 @@ def make_folder(folder: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"cannot create the folder {folder}: {_reason(error)}; choose another",
+            f"cannot create the folder {folder}: {reason(error)}; choose another",
             settings=("out",),
         ) from None
     return folder
@@ -36,12 +37,12 @@ def remove(path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
-            f"cannot delete {path}: {_reason(error)}; choose another folder", settings=("out",)
+            f"cannot delete {path}: {reason(error)}; choose another folder", settings=("out",)
         ) from None
 
 
 @contextmanager
-def whole_file(path: str | Path):
+def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path`, on failure it vanishes.
 
     Raises InputError where the folder cannot be written or the disk is full.
@@ -62,7 +63,7 @@ def whole_file(path: str | Path):
         temporary = None
     except OSError as error:
         raise InputError(
-            f"cannot write {path}: {_reason(error)}; free some space or choose another folder"
+            f"cannot write {path}: {reason(error)}; free some space or choose another folder"
         ) from None
     finally:
         if temporary is not None and os.path.exists(temporary):
@@ -75,7 +76,7 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def write_json(path: str | Path, content) -> None:
+def write_json(path: str | Path, content: object) -> None:
     """Write JSON, indented, keys in the order given."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
@@ -88,7 +89,7 @@ def read_json(path: str | Path) -> dict:
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except OSError as error:
-        raise InputError(f"cannot read {path}: {_reason(error)}") from None
+        raise InputError(f"cannot read {path}: {reason(error)}") from None
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number of 5000 digits
         raise InputError(f"{path} is not valid JSON ({error}); write the folder anew") from None
     if not isinstance(content, dict):
@@ -102,7 +103,7 @@ def sha256_of_file(path: str | Path) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise InputError(f"cannot read {path}: {_reason(error)}") from None
+        raise InputError(f"cannot read {path}: {reason(error)}") from None
 
 
 def write_tensors(path: str | Path, tensors: dict, metadata: dict[str, str] | None = None) -> None:
@@ -148,7 +149,7 @@ def read_tensors(path: str | Path) -> tuple[dict, dict[str, str]]:
 
 
 @contextmanager
-def locked_folder(folder: str | Path):
+def locked_folder(folder: str | Path) -> Iterator[Path]:
     """Hold `folder` for one run. Raises InputError when another run is writing into it.
 
     What a killed run left unfinished in it is deleted.
@@ -166,7 +167,7 @@ def locked_folder(folder: str | Path):
         ) from None
     except OSError as error:
         raise InputError(
-            f"cannot write into {folder}: {_reason(error)}; choose another folder",
+            f"cannot write into {folder}: {reason(error)}; choose another folder",
             settings=("out",),
         ) from None
     try:
@@ -175,10 +176,6 @@ def locked_folder(folder: str | Path):
         yield folder
     finally:
         lock.release()
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
 
 
 def _umask() -> int:
