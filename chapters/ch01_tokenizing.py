@@ -20,7 +20,8 @@ from lesson import lesson, listing, save, say, section, show, try_next
 from lesson_plots import tokenizing_figure
 
 from llm.data.bpe import count_words, encode, merge_steps, split_words, train_bpe
-from llm.data.messages import load_messages, split
+from llm.data.messages import load_messages
+from llm.data.splits import split
 from llm.data.tokenizer import END_OF_TEXT, gpt2_tokenizer, mini_tokenizer
 
 

@@ -32,7 +32,8 @@ from llm.data.batching import (
     steps_per_epoch,
 )
 from llm.data.corpus import Corpus
-from llm.data.messages import describe, load_messages, normalised, split
+from llm.data.messages import load_messages, normalised
+from llm.data.splits import describe, split
 from llm.data.tokenizer import END_OF_TEXT, mini_tokenizer
 from llm.formats.base import load_base
 from llm.model.classifier import GPTClassifier

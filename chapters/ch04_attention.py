@@ -22,7 +22,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # works without insta
 from lesson import lesson, listing, save, say, section, show, try_next, weights_option
 from lesson_plots import attention_figure
 
-from llm.data.messages import load_messages, split
+from llm.data.messages import load_messages
+from llm.data.splits import split
 from llm.data.tokenizer import mini_tokenizer
 from llm.formats.base import load_base
 from llm.model.attention import attention_step_by_step, causal

@@ -26,7 +26,8 @@ from lesson import lesson, listing, save, say, section, show, try_next, weights_
 from lesson_plots import tiny_pretraining_figure
 
 from llm.data.corpus import Corpus, bits_per_byte
-from llm.data.messages import load_messages, split
+from llm.data.messages import load_messages
+from llm.data.splits import split
 from llm.data.tokenizer import END_OF_TEXT, mini_tokenizer
 from llm.figures.studies import learning_curve_figure, pretraining_figure
 from llm.formats.base import load_base

@@ -29,7 +29,8 @@ from lesson import lesson, listing, save, say, section, show, try_next, weights_
 from lesson_plots import lora_figure
 
 from llm.data.batching import Encoded, batch_indices, collate, encode_messages, steps_per_epoch
-from llm.data.messages import load_messages, split
+from llm.data.messages import load_messages
+from llm.data.splits import split
 from llm.data.tokenizer import mini_tokenizer
 from llm.formats.base import load_base
 from llm.lora.inject import lora_layers, merge, replace_linear_with_lora, unmerge

@@ -28,7 +28,8 @@ from lesson import lesson, save, say, section, show, try_next, weights_option
 
 from llm.benchmark.peers import Job, prepare
 from llm.data.batching import collate, encode_messages
-from llm.data.messages import load_messages, split
+from llm.data.messages import load_messages
+from llm.data.splits import split
 from llm.data.tokenizer import mini_tokenizer
 from llm.figures.studies import finetuning_figure, search_figure
 from llm.formats.base import load_base

@@ -13,15 +13,8 @@ from hypothesis import strategies as st
 
 from llm.data import messages as spam
 from llm.data import tsv as message_files
-from llm.data.messages import (
-    Collection,
-    deduplicate,
-    describe,
-    load_messages,
-    load_task,
-    normalised,
-    split,
-)
+from llm.data.messages import Collection, deduplicate, load_messages, load_task, normalised
+from llm.data.splits import describe, split
 from llm.data.tasks import TASKS, as_question_task, read_as
 from llm.data.tsv import LABELS, Message, decode_entities, read_labelled, read_message_file, unquote
 from llm.utils.errors import InputError

@@ -104,7 +104,8 @@ def prepare(job: Job) -> Step:
 @cache
 def real_messages(shape: str) -> Encoded:
     """Training messages of the spam task, as token ids for a shape."""
-    from llm.data.messages import load_task, split
+    from llm.data.messages import load_task
+    from llm.data.splits import split
     from llm.formats.base import load_tokenizer
 
     messages = split(load_task("spam"), 0).train

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llm.cli.terminal import lines_of_standard_input, measures_line, one_line
 from llm.lora.settings import LoRASettings
-from llm.training.settings import FinetuneSettings, PretrainSettings
+from llm.training.settings import RECIPES, FinetuneSettings, PretrainSettings
 from llm.utils.errors import InputError
 
 
@@ -20,6 +20,7 @@ def compare(options) -> None:
     results = compare(
         methods=[name.strip() for name in options.methods.split(",") if name.strip()],
         seeds=list(range(options.seed, options.seed + options.seeds)),
+        splits=list(range(options.split_seed, options.split_seed + options.splits)),
         settings=_settings(FinetuneSettings, options),
         out=options.out,
         lr=options.lr,
@@ -55,7 +56,8 @@ def finetune(options) -> None:
         return
     run = record.results
     print(f"{run['trainable_parameters']:,} of {run['total_parameters']:,} trained")
-    print(measures_line(run["test"]))
+    if "test" in run:
+        print(measures_line(run["test"]))
     _say(options, f"written: {options.out}, {run['saved_bytes']:,} bytes of weights")
 
 
@@ -256,7 +258,11 @@ def _settings(kind, options, **others):
         for field in fields(kind)
         if field.name == "lora" or field.name in options
     }
-    return kind(**{**chosen, **others})
+    recipe = RECIPES[options.recipe] if kind is FinetuneSettings else {}
+    for name in RECIPES["plain"]:  # an option that was not given is what the recipe says
+        if name in chosen and chosen[name] is None:
+            del chosen[name]
+    return kind(**{**recipe, **chosen, **others})
 
 
 def _warn_of_cut(options, cut: int) -> None:

@@ -11,6 +11,7 @@ from llm.training.settings import (
     DEVICES,
     LEARNING_RATES,
     PRECISIONS,
+    RECIPES,
     FinetuneSettings,
     PretrainSettings,
 )
@@ -61,7 +62,10 @@ def build_parser() -> Parser:
         "compare --methods full,last_block,head,lora --seeds 3 --out runs/compare",
     )
     compare.add_argument("--methods", default=",".join(METHODS), help="separated by commas")
-    compare.add_argument("--seeds", type=positive, default=1, help="runs a method; 3 are reported")
+    compare.add_argument("--seeds", type=positive, default=1, help="runs a method and split")
+    compare.add_argument(
+        "--splits", type=positive, default=1, help="splits of the messages; 10 are reported"
+    )
     _out(compare, default="runs/compare")
     _finetuning_options(compare)
 
@@ -72,6 +76,11 @@ def build_parser() -> Parser:
     )
     _method(finetune)
     _out(finetune)
+    finetune.add_argument(
+        "--all-messages",
+        action="store_true",
+        help="train on all messages: for a model to use, nothing is measured",
+    )
     _finetuning_options(finetune)
 
     evaluate = command(
@@ -215,15 +224,43 @@ def _finetuning_options(parser: Parser) -> None:
     group.add_argument(
         "--split-seed", type=whole, default=usual.split_seed, help="which messages are the test"
     )
+    group.add_argument(
+        "--variants-apart",
+        dest="variants_together",
+        action="store_false",
+        help="let variants of a message fall into different parts, as published figures do",
+    )
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=positive, default=usual.epochs, help="passes over the data")
     group.add_argument("--batch-size", type=positive, default=usual.batch_size, help="messages")
     rates = ", ".join(f"{method} {rate:g}" for method, rate in LEARNING_RATES.items())
     group.add_argument("--lr", type=float, help=f"highest learning rate; default: {rates}")
     group.add_argument(
+        "--recipe",
+        choices=RECIPES,
+        default="default",
+        help="plain: --pool last --lm-loss 0 --bpe-dropout 0 --keep best",
+    )
+    group.add_argument(
+        "--pool", choices=("mean", "last"), help=_usual("pool", "what the head reads")
+    )
+    group.add_argument(
+        "--lm-loss", type=float, help=_usual("lm_loss", "weight of the next-token loss")
+    )
+    group.add_argument(
+        "--bpe-dropout", type=float, help=_usual("bpe_dropout", "merges left out in training")
+    )
+    group.add_argument(
+        "--keep", choices=("last", "best"), help=_usual("keep", "which epoch's weights")
+    )
+    group.add_argument(
         "--precision", choices=PRECISIONS, default=usual.precision, help="of matrix products"
     )
     group.add_argument("--resume", action="store_true", help="go on after an interruption")
+
+
+def _usual(name: str, text: str) -> str:
+    return f"{text}; default: {getattr(FinetuneSettings, name)}"
 
 
 def _pretraining_options(parser: Parser) -> None:

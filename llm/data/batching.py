@@ -9,10 +9,12 @@ Two ways to put messages into batches:
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import NamedTuple
 
 import torch
 
+from llm.data.bpe import encode_with_dropout
 from llm.data.tokenizer import Tokenizer
 from llm.utils.errors import InputError
 
@@ -42,13 +44,23 @@ def encode_messages(
     texts: Sequence[str],
     labels: Sequence[int] | None,
     context_length: int,
+    bpe_dropout: float = 0.0,
+    seed: str = "",
 ) -> Encoded:
     """Tokenize messages; the ones longer than the context keep their beginning, and are counted.
 
     A message of no tokens at all becomes the end-of-text token alone: a model has to read
     something before it can answer.
+
+    Args:
+        bpe_dropout: cut messages another way for every seed (`llm.data.bpe.encode_with_dropout`).
     """
-    ids = [tokens or [tokenizer.eot_id] for tokens in tokenizer.encode_batch(list(texts))]
+    if bpe_dropout:
+        random = Random(seed)
+        cut_up = [encode_with_dropout(text, tokenizer.ranks, bpe_dropout, random) for text in texts]
+    else:
+        cut_up = tokenizer.encode_batch(list(texts))
+    ids = [tokens or [tokenizer.eot_id] for tokens in cut_up]
     cut = sum(len(tokens) > context_length for tokens in ids)
     ids = [tokens[:context_length] for tokens in ids]
     return Encoded(ids, list(labels) if labels is not None else [-1] * len(ids), cut)

@@ -1,11 +1,10 @@
-"""The messages: where they come from, which are removed, and how they are split.
+"""The messages: where they come from, and which are removed.
 
 The SMS Spam Collection v.1 (Almeida, Gómez Hidalgo and Yamakami 2011, "Contributions to the study
 of SMS spam filtering", DocEng '11) was put together from several sources, and senders of spam
 repeat themselves. Of the 4,862 messages that are installed 385 are copies of another, among spam
 one in five. Whoever splits first and never removes copies tests a model on messages that it was
-trained on. What remains are variants with other words: every fifth spam message of the test split
-still has one in training (counted in tests/test_spam.py), so that scores flatter a little.
+trained on. What remains are variants with other words, which `llm.data.splits` keeps together.
 """
 
 import re
@@ -15,8 +14,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from random import Random
-from typing import NamedTuple
 
 from llm.data.download import SMS_SHA256, sms_path
 from llm.data.tasks import TASKS
@@ -59,14 +56,6 @@ class Collection:
             "conflicts_removed": self.conflicts_removed,
             f"{self.labels[1]}_share": self.positive_share,
         }
-
-
-class Splits(NamedTuple):
-    """Three parts that share no message."""
-
-    train: list[Message]
-    validation: list[Message]
-    test: list[Message]
 
 
 def load_messages(source: str | Path | None = None) -> Collection:
@@ -150,73 +139,6 @@ def deduplicate(messages: Iterable[Message]) -> tuple[list[Message], int, int]:
             kept.append(group[0])
             duplicates += len(group) - 1
     return kept, duplicates, conflicts
-
-
-def split(
-    collection: Collection, seed: int, balanced: bool = False, limit: int | None = None
-) -> Splits:
-    """Training, validation and test messages: 70, 10 and 20 % of each class.
-
-    Args:
-        seed: of the split. The validation and the test messages depend on nothing else.
-        balanced: train on as many messages of the larger class as there are of the smaller, the
-            others left out. Validation and test keep the natural share, because that is what a
-            filter meets; the book balances them as well, which flatters the precision.
-        limit: at most this many training messages, of each class its share and at least one.
-            With the same seed the smaller sets are parts of the larger ones.
-
-    Raises:
-        InputError: fewer than three messages of a class, or a limit below 2.
-    """
-    if limit is not None and limit < 2:
-        raise InputError(f"limit must be at least 2, one message of each class, not {limit}")
-    random = Random(seed)
-    parts: tuple[list, list, list] = ([], [], [])
-    for label, name in enumerate(collection.labels):
-        places = [i for i, message in enumerate(collection.messages) if message.label == label]
-        if len(places) < 3:
-            raise InputError(
-                f"{collection.source}: only {len(places)} different {name} messages; training, "
-                "validation and test take one each at the least: add some"
-            )
-        random.shuffle(places)
-        tests, validations = max(1, round(len(places) / 5)), max(1, round(len(places) / 10))
-        parts[2].extend(places[:tests])
-        parts[1].extend(places[tests : tests + validations])
-        parts[0].append(places[tests + validations :])
-    negative, positive = parts[0]
-    if balanced:
-        size = min(len(negative), len(positive))
-        negative, positive = negative[:size], positive[:size]
-    total = len(negative) + len(positive)
-    if limit is not None and limit < total:
-        share = (2 * limit * len(positive) + total) // (2 * total)  # rounded
-        share = min(max(share, 1), limit - 1)
-        negative, positive = negative[: limit - share], positive[:share]
-    # In the order of the file: the loop shuffles every epoch, with a seed of its own.
-    chosen = (negative + positive, parts[1], parts[2])
-    return Splits(*([collection.messages[i] for i in sorted(places)] for places in chosen))
-
-
-def describe(collection: Collection, splits: Splits | None = None) -> str:
-    """What was read, removed and split, in lines to print."""
-    counts = {
-        "copies removed": collection.duplicates_removed,
-        f"removed as both {' and '.join(collection.labels)}": collection.conflicts_removed,
-        "left empty by the task": collection.emptied,
-        "with HTML entities decoded": collection.entities_decoded,
-        "taken out of CSV quotation marks": collection.unquoted,
-    }
-    lines = [
-        f"{collection.raw:,} messages from {collection.source} ({collection.encoding})",
-        *(f"{count:,} {what}" for what, count in counts.items() if count),
-        f"{len(collection.messages):,} messages, "
-        f"{collection.positive_share:.1%} {collection.labels[1]}",
-    ]
-    for name, part in zip(Splits._fields, splits or ()):
-        positive = sum(message.label for message in part)
-        lines.append(f"{name:<10} {len(part):>6,}, {positive:,} {collection.labels[1]}")
-    return "\n".join(lines)
 
 
 def _read(source: str | Path | None) -> tuple[str, MessageFile]:

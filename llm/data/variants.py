@@ -1,9 +1,10 @@
 """Which messages are variants of each other: one campaign, some of its words changed.
 
-Removing copies (`normalised` in llm/spam.py) catches a campaign that changes its telephone number
-or its prize. Others change words, and their variants would stand in training and in test. Two
-texts are variants if they share most of their pieces of five letters (Jaccard similarity: pieces
-in common / pieces in either), and so are the variants of a variant: a group is whatever is linked.
+Removing copies (`llm.data.messages.normalised`) catches a campaign that changes its telephone
+number or its prize. Others change words, and their variants would stand in training and in test.
+Two texts are variants if they share most of their pieces of five letters (Jaccard similarity:
+pieces in common / pieces in either), and so are the variants of a variant: a group is whatever is
+linked.
 
 Ten million pairs need not be looked at to find every pair (Chaudhuri, Ganti and Kaushik 2006, "A
 Primitive Operator for Similarity Joins in Data Cleaning"; Bayardo, Ma and Srikant 2007, "Scaling
@@ -32,8 +33,8 @@ def variant_groups(texts: Sequence[str], similarity: float = 0.8) -> list[int]:
     """The group of each text: equal numbers for variants, and for variants of variants.
 
     Args:
-        texts: in normal form already (`normalised` in llm/spam.py); this function compares letter
-            by letter.
+        texts: in normal form already (`llm.data.messages.normalised`); this function compares
+            letter by letter.
         similarity: share of the pieces in either of two texts that both have (Jaccard), at the
             least, above 0 and at most 1. Taken as the decimal number that it is written as.
 

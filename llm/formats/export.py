@@ -45,6 +45,12 @@ def export_folder(
         export_transformers(load_base(model), load_tokenizer(model), out)
         return written
     classifier, tokenizer, record = load_finetuned(folder)
+    if record.pool != "last":
+        raise InputError(
+            f"{folder} reads the mean of a message's tokens, and the GPT-2 classifier of "
+            "transformers the last token; fine-tune one that reads the last token",
+            settings=("pool=last",),
+        )
     if format == "transformers":
         export_transformers(classifier, tokenizer, out, record.labels)
         return written

@@ -111,7 +111,7 @@ def outline(folder: str | Path, record: RunRecord) -> GPTClassifier:
         raise InputError(f"{path} is damaged (its SHA-256 is not that in {RUN}); {MEND}")
     try:
         with torch.device("meta"):
-            model = GPTClassifier(record.config)
+            model = GPTClassifier(record.config, pool=record.pool)
             apply_method(model, record.method, record.lora)
     except (RuntimeError, OverflowError, TypeError):  # sizes beyond what can be counted
         raise InputError(f"{folder}/{RUN} tells of a model too large for any machine") from None

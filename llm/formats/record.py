@@ -24,7 +24,7 @@ MEND = "write the folder anew"
 REQUIRED = {"config": dict, "method": str, "task": str, "labels": list, "base": dict}
 OPTIONAL = {
     **{"lora": dict, "settings": dict, "data": dict, "torch": str, "device": str},
-    **{"merged_from": str, "weights_sha256": str, "record": dict},
+    **{"merged_from": str, "weights_sha256": str, "record": dict, "pool": str},
 }
 
 
@@ -48,6 +48,7 @@ class RunRecord:
     labels: list[str]  # names of label 0 and label 1
     base: BaseRecord
     lora: LoRASettings | None = None  # None for the other methods
+    pool: str = "last"  # what the head reads, as in `llm.model.classifier`
     settings: dict | None = None  # all of `FinetuneSettings`, to tell one run from another
     data: dict | None = None  # the `data` object of results.json
     torch: str | None = None  # its version
@@ -99,6 +100,8 @@ class RunRecord:
         named = all(isinstance(label, str) for label in labels)
         if not named or not len(labels) == len(set(labels)) == 2:
             raise InputError(f"{where}: labels must be two different names, not {labels!r}")
+        if found.get("pool", "last") not in ("last", "mean"):
+            raise InputError(f"{where}: pool must be last or mean, not {found['pool']!r}; {MEND}")
         found["config"] = GPTConfig.from_dict(found["config"], f"{where}: config")
         found["base"] = _base(found["base"], where)
         found["lora"] = _lora(found.get("lora"), found["method"], where)

@@ -156,6 +156,7 @@ class Adapters:
             self._plain if chosen is None else {**self._plain, **chosen.layers},
             nn.Identity() if chosen is None else chosen.head,
         )
+        self.model.pool = "last" if chosen is None else chosen.record.pool
         self.in_use = name
 
     def encode(self, messages: Sequence[str], names: Sequence[str] | None = None) -> Encoded:
@@ -180,9 +181,9 @@ class Adapters:
         """Each message by its own adapter: probabilities (messages, 2). See `mixed_logits`."""
         return torch.softmax(self.mixed_logits(messages, names), dim=-1)
 
-    @torch.no_grad()
     def mixed_logits(self, messages: Sequence[str], names: Sequence[str]) -> torch.Tensor:
-        """Each message by its own adapter, all in one forward pass.
+        """Each message by its own adapter, all in one forward pass: one for the adapters that read
+        the last token, one for those that read the mean.
 
         The messages are sorted by adapter, so that each adapter's tokens are one slice of what
         goes through a layer: x W for all of them at once, then x A B slice by slice.
@@ -196,8 +197,17 @@ class Adapters:
         """
         if len(messages) != len(names):
             raise InputError(f"{len(messages)} messages and {len(names)} names of adapters")
-        if not messages:
-            return torch.empty(0, self.model.n_classes)
+        logits = torch.empty(len(messages), self.model.n_classes)
+        for pool in ("last", "mean"):
+            mine = [i for i, name in enumerate(names) if self[name].record.pool == pool]
+            if mine:
+                one_pool = self._mixed([messages[i] for i in mine], [names[i] for i in mine], pool)
+                logits[mine] = one_pool
+        return logits
+
+    @torch.no_grad()
+    def _mixed(self, messages: Sequence[str], names: Sequence[str], pool: str) -> torch.Tensor:
+        """`mixed_logits` for adapters with the same pool."""
         order = sorted(range(len(names)), key=lambda i: str(names[i]))
         groups = [
             (self[name], [i for i in order if names[i] == name])
@@ -217,6 +227,7 @@ class Adapters:
         heads = MixedHead([adapter.head for adapter, _ in groups], rows)
         self.use(None)
         try:
+            self.model.pool = pool
             self._hang({**self._plain, **mixed}, heads)
             by_adapter = self.model(batch.ids, batch.lengths)  # (messages, 2)
         finally:

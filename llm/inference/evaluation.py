@@ -67,8 +67,9 @@ def classification_metrics(labels: Sequence[int], positive: torch.Tensor) -> dic
         positive: (messages,) probability of class 1.
 
     Returns:
-        accuracy, balanced_accuracy, precision, recall, f1, roc_auc (None where only one class is
-        present), loss (mean negative log-likelihood, in nats).
+        accuracy, balanced_accuracy, precision, recall, f1 (all at a threshold of 0.5), roc_auc and
+        average_precision (of the ranking alone; None where only one class is present), loss (mean
+        negative log-likelihood, in nats).
     """
     from sklearn import metrics
 
@@ -91,5 +92,28 @@ def classification_metrics(labels: Sequence[int], positive: torch.Tensor) -> dic
         "recall": float(recall[0]),
         "f1": float(f1[0]),
         "roc_auc": float(metrics.roc_auc_score(labels, likely)) if both else None,
+        "average_precision": float(metrics.average_precision_score(labels, likely))
+        if both
+        else None,
         "loss": float(-likelihood.mean()),
     }
+
+
+def best_threshold(labels: Sequence[int], positive: torch.Tensor) -> float:
+    """The threshold with the highest F1; of several, the one nearest to 0.5.
+
+    To be chosen on validation messages: chosen on test messages it would flatter.
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    precision, recall, thresholds = precision_recall_curve(list(labels), positive.double())
+    f1 = 2 * precision * recall / (precision + recall).clip(1e-12)
+    best = f1[:-1].max()
+    return float(min(thresholds[f1[:-1] >= best - 1e-12], key=lambda at: abs(at - 0.5)))
+
+
+def f1_at(labels: Sequence[int], positive: torch.Tensor, threshold: float) -> float:
+    """F1 where a message counts as positive from `threshold` on."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(list(labels), (positive >= threshold).tolist(), zero_division=0))

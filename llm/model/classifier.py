@@ -1,8 +1,11 @@
 """GPTClassifier: the same body, and a small head that reads one vector a message.
 
-The last token is the only one that has looked at the whole message (Radford et al. 2018, section
-3.2), so the head reads that one. "Last" means the last *real* one: lengths are carried along with
-the ids, and never found by searching for a padding token, which a message may contain.
+Two ways to make one vector of a message (`pool`):
+
+* `last`: its last token, the only one that has looked at the whole message (Radford et al. 2018,
+  section 3.2). "Last" means the last *real* one: lengths are carried along with the ids, and never
+  found by searching for a padding token, which a message may contain.
+* `mean`: the mean of its tokens. A word anywhere in the message then has a short way to the head.
 """
 
 import torch
@@ -17,11 +20,20 @@ from llm.utils.errors import InputError
 class GPTClassifier(nn.Module):
     """A GPT-2 body with a linear head for `n_classes` labels, (emb_dim -> n_classes).
 
-    Without a `body`, one with random weights is made.
+    Args:
+        body: without, one with random weights is made.
+        pool: "last" or "mean", see above.
     """
 
-    def __init__(self, config: GPTConfig, n_classes: int = 2, body: GPTModel | None = None):
+    def __init__(
+        self,
+        config: GPTConfig,
+        n_classes: int = 2,
+        body: GPTModel | None = None,
+        pool: str = "last",
+    ):
         super().__init__()
+        self.pool = pool
         self.body = GPTModel(config) if body is None else body
         self.head = nn.Linear(config.emb_dim, n_classes)
         self.n_classes = n_classes
@@ -74,10 +86,29 @@ class GPTClassifier(nn.Module):
         Returns:
             logits (batch, n_classes)
         """
+        return self.answer(self.vectors(x, layout, start))
+
+    def vectors(self, x: torch.Tensor, layout: Layout, start: int = 0) -> torch.Tensor:
+        """One vector a message, after the final LayerNorm: (batch, emb_dim). See `from_hidden`."""
+        if self.pool == "mean":
+            return layout.mean(self.all_tokens(x, layout, start))
         blocks = self.body.trf_blocks[start:]
         for block in blocks[:-1]:
             x = block(x, layout.attend)
         x = self.last_block(blocks[-1], x, layout) if len(blocks) else layout.last(x)
-        x = self.body.final_norm(x).flatten(0, 1)  # (batch, emb_dim)
+        return self.body.final_norm(x).flatten(0, 1)
+
+    def all_tokens(self, x: torch.Tensor, layout: Layout, start: int = 0) -> torch.Tensor:
+        """Every token after the final LayerNorm, in the shape of `x`. See `from_hidden`."""
+        for block in self.body.trf_blocks[start:]:
+            x = block(x, layout.attend)
+        return self.body.final_norm(x)
+
+    def pooled(self, x: torch.Tensor, layout: Layout) -> torch.Tensor:
+        """One vector a message from what `all_tokens` gives: (batch, emb_dim)."""
+        return layout.mean(x) if self.pool == "mean" else layout.last(x).flatten(0, 1)
+
+    def answer(self, vectors: torch.Tensor) -> torch.Tensor:
+        """(batch, emb_dim) -> logits (batch, n_classes)."""
         # The body may be kept in bfloat16, the head is not.
-        return self.head(x.to(next(self.head.parameters(), x).dtype))  # (batch, n_classes)
+        return self.head(vectors.to(next(self.head.parameters(), vectors).dtype))

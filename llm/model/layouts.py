@@ -55,6 +55,25 @@ class PaddedRows:
             queries, keys, values, attn_mask=mask, dropout_p=dropout_p
         )
 
+    def mean(self, x: torch.Tensor) -> torch.Tensor:
+        """The mean of each message's real tokens: (batch, tokens, emb_dim) -> (batch, emb_dim)."""
+        real = torch.arange(x.shape[1], device=x.device) < self.lengths[:, None]
+        return (x * real[..., None]).sum(1) / self.lengths[:, None]
+
+    def next_tokens(self, x: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where a token follows in the same message: what stands there, and the token to come.
+
+        Args:
+            x: (batch, tokens, emb_dim). ids: (batch, tokens).
+
+        Returns:
+            (places, emb_dim), and (places,) ids: -100, which a loss leaves out, in the padding. A
+            CUDA graph needs the same number of places each time.
+        """
+        follows = torch.arange(1, ids.shape[1], device=ids.device) < self.lengths[:, None]
+        targets = ids[:, 1:].masked_fill(~follows, -100)
+        return x[:, :-1].flatten(0, 1), targets.flatten()
+
     def messages(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Each message's real tokens: (batch, tokens, emb_dim) -> a list of (tokens, emb_dim)."""
         return [row[:length] for row, length in zip(x, self.lengths.tolist())]
@@ -110,6 +129,24 @@ class Packed:
             F.scaled_dot_product_attention(*message, dropout_p=dropout_p) for message in messages
         ]
         return torch.cat(contexts, dim=2)
+
+    def mean(self, x: torch.Tensor) -> torch.Tensor:
+        """The mean of each message's tokens: (1, all_tokens, emb_dim) -> (batch, emb_dim)."""
+        return torch.stack([tokens.mean(0) for tokens in self.messages(x)])
+
+    def next_tokens(self, x: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where a token follows in the same message: what stands there, and the token to come.
+
+        Args:
+            x: (1, all_tokens, emb_dim). ids: (batch, longest), padded on the right.
+
+        Returns:
+            (places, emb_dim), and (places,) ids.
+        """
+        columns = torch.arange(ids.shape[1], device=ids.device)
+        real = columns < self.lengths[:, None]  # (batch, longest)
+        follows = (columns + 1 < self.lengths[:, None])[real]  # (all_tokens,)
+        return x[0, follows], ids[:, 1:][real[:, 1:]]
 
     def messages(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
         """Each message's tokens: (1, all_tokens, emb_dim) -> a sequence of (tokens, emb_dim)."""

@@ -5,21 +5,42 @@ project that reports a language model's accuracy without it shows half of the pi
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
+from llm.data.splits import Splits
 from llm.data.tsv import Message
-from llm.inference.evaluation import classification_metrics
+from llm.inference.evaluation import best_threshold, classification_metrics, f1_at
 
 STRENGTHS = (0.1, 0.3, 1, 3, 10, 30, 100, 300)  # of logistic regression, C in scikit-learn
+MAJORITY, WORDS, CHARACTERS = (
+    "majority",
+    "tfidf_logistic_regression",
+    "tfidf_logistic_regression_characters",
+)
 
 
-def majority(train: Sequence[Message], test: Sequence[Message]) -> dict:
+def baselines(splits: Splits, everyday: Sequence[Message] = ()) -> dict[str, dict]:
+    """All baselines on one split.
+
+    Args:
+        everyday: more messages to measure on.
+
+    Returns:
+        {name: the metrics on the test messages; with `everyday`, on those under that name}
+    """
+    return {
+        MAJORITY: measured(majority(splits.train), splits, everyday),
+        WORDS: tfidf_logistic_regression(*splits, everyday=everyday),
+        CHARACTERS: tfidf_logistic_regression(*splits, characters=True, everyday=everyday),
+    }
+
+
+def majority(train: Sequence[Message]) -> Callable[[Sequence[str]], torch.Tensor]:
     """Always answer the more frequent label of the training messages."""
     label = Counter(message.label for message in train).most_common(1)[0][0]
-    answers = torch.full((len(test),), float(label))
-    return classification_metrics([message.label for message in test], answers)
+    return lambda texts: torch.full((len(texts),), float(label))
 
 
 def tfidf_logistic_regression(
@@ -27,16 +48,18 @@ def tfidf_logistic_regression(
     validation: Sequence[Message],
     test: Sequence[Message],
     characters: bool = False,
+    everyday: Sequence[Message] = (),
 ) -> dict:
     """Logistic regression on TF-IDF of word uni- and bigrams.
 
     Args:
         characters: add character 2- to 5-grams, which see through creative spelling: the strong
             baseline.
+        everyday: more messages to measure on.
 
     Returns:
-        the measures on `test`, `C` (chosen by F1, then loss, on `validation`) and the validation
-        measures.
+        the metrics on `test`, `C` (chosen by F1, then loss, on `validation`), the validation
+        metrics, and those of `everyday`.
     """
     from scipy.sparse import hstack
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -49,24 +72,49 @@ def tfidf_logistic_regression(
         vectorizers.append(
             TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, min_df=2)
         )
-    texts = [[m.text for m in part] for part in (train, validation, test)]
-    labels = [[m.label for m in part] for part in (train, validation, test)]
-    counted = [hstack([v.fit_transform(texts[0]) for v in vectorizers]).tocsr()]
-    counted += [hstack([v.transform(part) for v in vectorizers]).tocsr() for part in texts[1:]]
+    texts, labels = [m.text for m in train], [m.label for m in train]
+    counted = hstack([v.fit_transform(texts) for v in vectorizers]).tocsr()
+
+    def predictor(model) -> Callable[[Sequence[str]], torch.Tensor]:
+        def predict(texts: Sequence[str]) -> torch.Tensor:
+            features = hstack([v.transform(texts) for v in vectorizers]).tocsr()
+            return torch.from_numpy(model.predict_proba(features)[:, 1])
+
+        return predict
 
     best = None
     for strength in STRENGTHS:
-        model = LogisticRegression(C=strength, max_iter=2000).fit(counted[0], labels[0])
-        spam = torch.from_numpy(model.predict_proba(counted[1])[:, 1])
-        measures = classification_metrics(labels[1], spam)
-        score = (measures["f1"], -measures["loss"])
+        model = LogisticRegression(C=strength, max_iter=2000).fit(counted, labels)
+        metrics = _metrics(predictor(model), validation)
+        score = (metrics["f1"], -metrics["loss"])
         if best is None or score > best[0]:
-            best = (score, strength, model, measures)
-    _, strength, model, validated = best
-    spam = torch.from_numpy(model.predict_proba(counted[2])[:, 1])
+            best = (score, strength, model)
+    _, strength, model = best
+    splits = Splits(train, validation, test)
     return {
-        **classification_metrics(labels[2], spam),
+        **measured(predictor(model), splits, everyday),
         "C": strength,
-        "features": counted[0].shape[1],
-        "validation": validated,
+        "features": counted.shape[1],
     }
+
+
+def measured(
+    predict: Callable[[Sequence[str]], torch.Tensor],
+    splits: Splits,
+    everyday: Sequence[Message] = (),
+) -> dict:
+    """The metrics of a baseline that gives texts their probability of label 1."""
+    on_validation = predict([m.text for m in splits.validation])
+    threshold = best_threshold([m.label for m in splits.validation], on_validation)
+    on_test, labels = predict([m.text for m in splits.test]), [m.label for m in splits.test]
+    return {
+        **classification_metrics(labels, on_test),
+        "f1_at_threshold": f1_at(labels, on_test, threshold),
+        "threshold": threshold,
+        "validation": _metrics(predict, splits.validation),
+        **({"everyday": _metrics(predict, everyday)} if everyday else {}),
+    }
+
+
+def _metrics(predict, messages: Sequence[Message]) -> dict:
+    return classification_metrics([m.label for m in messages], predict([m.text for m in messages]))

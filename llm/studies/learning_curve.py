@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from llm.data.batching import steps_per_epoch
-from llm.data.messages import load_task, split
+from llm.data.messages import load_task
+from llm.data.splits import split
 from llm.studies.baselines import tfidf_logistic_regression
 from llm.studies.summary import means_and_stds
 from llm.training.finetuning import finetune

@@ -1,6 +1,10 @@
-"""What several runs have in common: mean and standard deviation."""
+"""What several runs have in common: means, deviations, and differences split by split."""
 
 import statistics
+
+import numpy as np
+
+RESAMPLES = 10_000
 
 
 def mean_and_std(values: list[float]) -> dict[str, float | None]:
@@ -18,3 +22,22 @@ def means_and_stds(columns: dict[str, list[float]]) -> dict[str, float | None]:
         for key, values in columns.items()
         for name, value in mean_and_std(values).items()
     }
+
+
+def paired_difference(left: list[float], right: list[float]) -> dict[str, float]:
+    """How much higher `left` is than `right`, split by split, and how sure that is.
+
+    A split that is hard is hard for both, so the differences scatter less than either. The
+    interval is a bootstrap's (Efron 1979): how far the mean moves when the splits are drawn again,
+    with replacement. Splits share messages, so it is a little too narrow.
+
+    Args:
+        left, right: one value a split, in the same order.
+
+    Returns:
+        `mean`, and the ends `low` and `high` of the 95 % interval.
+    """
+    differences = np.subtract(left, right)
+    draws = np.random.default_rng(0).integers(len(left), size=(RESAMPLES, len(left)))
+    low, high = np.percentile(differences[draws].mean(1), [2.5, 97.5])
+    return {"mean": float(differences.mean()), "low": float(low), "high": float(high)}

@@ -6,6 +6,7 @@ came out: the frozen blocks cost one forward pass in all, not one an epoch.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ from llm.data.batching import (
 )
 from llm.inference.evaluation import classification_metrics, probabilities
 from llm.model.classifier import GPTClassifier
-from llm.model.layouts import Packed, last_tokens_of_block
+from llm.model.layouts import Packed
 
 
 class Part(NamedTuple):
@@ -29,6 +30,16 @@ class Part(NamedTuple):
 
     messages: Encoded
     hidden: list[torch.Tensor] | None  # (tokens, emb_dim) each
+
+
+class Weighted(NamedTuple):
+    """A micro-batch, and what each message and each token to predict weighs in the mean loss."""
+
+    batch: Batch
+    hidden: torch.Tensor | None  # (1, all_tokens, emb_dim), what the frozen blocks made of it
+    hidden_lengths: torch.Tensor | None  # (batch,) of the messages in `hidden`
+    per_message: torch.Tensor
+    per_token: torch.Tensor
 
 
 class ClassificationTask:
@@ -42,6 +53,12 @@ class ClassificationTask:
         start: blocks from the bottom that stay frozen; their output is computed here, once.
         width: pad training messages to a multiple of so many tokens. A GPU then meets few shapes
             of batches, which is what CUDA graphs need (`llm.training.speed`).
+        lm_loss: weight of the next-token loss on the messages, added to that of the labels
+            (Radford et al. 2018, section 3.2, equation 5). Not with a frozen body, which cannot
+            follow it.
+        cut_anew: takes an epoch's number and returns the training messages cut into other tokens,
+            as BPE-dropout does. Not with frozen blocks: what they make of a message is computed
+            once.
     """
 
     def __init__(
@@ -53,7 +70,12 @@ class ClassificationTask:
         seed: int,
         start: int = 0,
         width: int = 1,
+        lm_loss: float = 0.0,
+        cut_anew: Callable[[int], Encoded] | None = None,
     ):
+        self.all_frozen = start == model.config.n_layers
+        self.lm_loss = 0.0 if self.all_frozen else lm_loss
+        self.cut_anew, self.epoch = None if start else cut_anew, -1
         self.batch_size, self.seed, self.start, self.width = batch_size, seed, start, width
         self.device = next(model.parameters()).device
         self.context_length = model.config.context_length
@@ -62,16 +84,21 @@ class ClassificationTask:
             for messages in (train, validation)
         )
 
-    def batch(self, step: int, micro_batch: int = 0, micro_batches: int = 1) -> tuple[Batch, float]:
+    def batch(self, step: int, micro_batch: int = 0, micro_batches: int = 1) -> Weighted:
         """A micro-batch of step `step`, and how much each message weighs in the mean loss."""
+        epoch = step // steps_per_epoch(len(self.train.messages), self.batch_size)
+        if self.cut_anew and epoch != self.epoch:
+            self.train, self.epoch = Part(self.cut_anew(epoch), None), epoch
         indices = self._indices(step)
-        weight = 1 / len(indices)
+        predicted = sum(len(self.train.messages.ids[index]) - 1 for index in indices)
+        weights = [1 / len(indices), 1 / max(1, predicted)]
         mine = indices[micro_batch::micro_batches]
         if not mine:  # fewer messages than parts: something to compute on, that does not count
-            mine, weight = indices[:1], 0.0
-        return self._inputs(self.train, mine), weight
+            mine, weights = indices[:1], [0.0, 0.0]
+        # Tensors, because a CUDA graph takes no other number than that which it was recorded with.
+        return Weighted(*self._inputs(self.train, mine), *torch.tensor(weights, device=self.device))
 
-    def largest_batch(self) -> tuple[Batch, float]:
+    def largest_batch(self) -> Weighted:
         """The batch of the first epoch with the most tokens: the one that memory has to hold."""
         ids = self.train.messages.ids
 
@@ -82,17 +109,33 @@ class ClassificationTask:
 
         return self.batch(max(range(steps_per_epoch(len(ids), self.batch_size)), key=tokens))
 
-    def loss(self, model: torch.nn.Module, batch: tuple[Batch, float]) -> torch.Tensor:
-        """Cross-entropy: this micro-batch's share of the mean over the batch's messages."""
-        messages, weight = batch
-        logits = self._logits(model, messages)  # (batch, n_classes)
-        return F.cross_entropy(logits.float(), messages.labels, reduction="sum") * weight
+    def loss(self, model: GPTClassifier, weighted: Weighted) -> torch.Tensor:
+        """Cross-entropy: this micro-batch's share of the mean over the batch's messages.
+
+        With `lm_loss`, that share of the mean over the batch's tokens comes on top.
+        """
+        batch = weighted.batch
+        if not self.lm_loss:
+            logits = self._logits(model, batch, weighted.hidden, weighted.hidden_lengths)
+            loss = F.cross_entropy(logits.float(), batch.labels, reduction="sum")
+            return loss * weighted.per_message
+        if weighted.hidden is None:
+            x, layout = model.embed(batch.ids, batch.lengths)
+        else:
+            x, layout = weighted.hidden, Packed(weighted.hidden_lengths)
+        x = model.all_tokens(x, layout, self.start)
+        logits = model.answer(model.pooled(x, layout))  # (batch, n_classes)
+        loss = F.cross_entropy(logits.float(), batch.labels, reduction="sum")
+        x, targets = layout.next_tokens(x, batch.ids)  # (places, emb_dim), (places,)
+        scores = model.body.logits(x)  # (places, vocab_size)
+        lm_loss = F.cross_entropy(scores.float(), targets, reduction="sum")
+        return loss * weighted.per_message + self.lm_loss * lm_loss * weighted.per_token
 
     def evaluate(self, model: GPTClassifier) -> dict:
         """Metrics on the validation messages. Best is the highest F1, then the lowest loss."""
         messages = self.validation.messages
         positive = probabilities(
-            lambda indices: self._logits(model, self._inputs(self.validation, indices)),
+            lambda indices: self._logits(model, *self._inputs(self.validation, indices)),
             [len(ids) for ids in messages.ids],
         )[:, 1]
         if not torch.isfinite(positive).all():
@@ -103,42 +146,42 @@ class ClassificationTask:
     def _indices(self, step: int) -> list[int]:
         return batch_indices(len(self.train.messages), self.batch_size, step, self.seed)
 
-    def _inputs(self, part: Part, indices: list[int]) -> Batch:
-        """A batch as the model takes it: ids, or what the frozen blocks made of them, packed."""
+    def _inputs(self, part: Part, indices: list[int]) -> tuple:
+        """A batch; and what the frozen blocks made of it, packed, with its lengths, or None."""
         longest = max(len(part.messages.ids[index]) for index in indices)
         width = min(-(-longest // self.width) * self.width, self.context_length)
         batch = collate(part.messages, indices, self.device, width)
         if part.hidden is None:
-            return batch
+            return batch, None, None
         hidden = [part.hidden[index] for index in indices]
         lengths = torch.tensor([len(h) for h in hidden], device=self.device)
-        return Batch(torch.cat(hidden)[None], lengths, batch.labels)  # (1, all_tokens, emb_dim)
+        return batch, torch.cat(hidden)[None], lengths  # (1, all_tokens, emb_dim)
 
-    def _logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    def _logits(self, model: GPTClassifier, batch: Batch, hidden, lengths) -> torch.Tensor:
         """(batch, n_classes)"""
-        if not self.start:
+        if hidden is None:
             return model(batch.ids, batch.lengths)
-        return model.from_hidden(batch.ids, Packed(batch.lengths), self.start)
+        if self.all_frozen:
+            return model.answer(hidden[0])
+        return model.from_hidden(hidden, Packed(lengths), self.start)
 
 
 @torch.no_grad()
 def hidden_states(model: GPTClassifier, messages: Encoded, stop: int) -> list[torch.Tensor]:
     """What the first `stop` blocks make of each message: a list of (tokens, emb_dim).
 
-    After the last block nobody reads any token but the last, so then it is (1, emb_dim).
+    With all blocks, the vector that the head reads: (1, emb_dim).
     """
     device = next(model.parameters()).device
-    last = stop == model.config.n_layers
     hidden: list[torch.Tensor] = [torch.empty(0)] * len(messages)
     for indices in sorted_batches([len(ids) for ids in messages.ids], 2048):
         batch = collate(messages, indices, device)
         x, layout = model.embed(batch.ids, batch.lengths)
-        for block in model.body.trf_blocks[: stop - 1 if last else stop]:
-            x = block(x, layout.attend)
-        if last:
-            x = last_tokens_of_block(model.body.trf_blocks[-1], x, layout)
-            rows = x.flatten(0, 1)[:, None]  # (batch, 1, emb_dim)
+        if stop == model.config.n_layers:
+            rows = model.vectors(x, layout)[:, None]  # (batch, 1, emb_dim)
         else:
+            for block in model.body.trf_blocks[:stop]:
+                x = block(x, layout.attend)
             rows = layout.messages(x)
         for index, row in zip(indices, rows, strict=True):
             hidden[index] = row.clone()

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,13 +12,16 @@ import sklearn.metrics  # noqa: F401  imported here, not in the middle of a run 
 import torch
 
 from llm.data.batching import Encoded, encode_messages, steps_per_epoch
-from llm.data.messages import Collection, Splits, describe, load_task, split
+from llm.data.messages import Collection, load_task
+from llm.data.splits import Splits, describe, split
+from llm.data.tsv import Message, read_labelled
 from llm.formats.base import load_base, load_config, load_tokenizer
 from llm.formats.finetuned import base_state, save_finetuned
 from llm.formats.record import RUN, BaseRecord, RunRecord, read_record
-from llm.inference.evaluation import classification_metrics, classify
+from llm.inference.evaluation import best_threshold, classification_metrics, classify, f1_at
 from llm.lora.methods import apply_method
 from llm.model.classifier import GPTClassifier
+from llm.model.config import GPTConfig
 from llm.model.parameters import fingerprint, parameter_counts
 from llm.training import distributed
 from llm.training.checkpoint import CHECKPOINT
@@ -30,6 +34,7 @@ from llm.training.settings import FinetuneSettings, TrainSettings
 from llm.training.speed import frozen_in_bfloat16
 from llm.utils.errors import InputError
 from llm.utils.files import locked_folder, remove, write_json
+from llm.utils.paths import EVERYDAY
 
 # On a GPU messages are padded to a multiple of so many tokens: few shapes of batches to record.
 RECORDED_WIDTH = 32
@@ -44,6 +49,7 @@ class Prepared:
     train: Encoded
     validation: Encoded
     test: Encoded
+    cut_anew: Callable[[int], Encoded] | None  # the training messages of an epoch, by BPE-dropout
 
     def report(self) -> str:
         """What was read, removed and cut, for people."""
@@ -55,14 +61,27 @@ class Prepared:
 def prepare_messages(settings: FinetuneSettings, tokenizer, context_length: int) -> Prepared:
     """Load, deduplicate, split and tokenize the messages of a run."""
     collection = load_task(settings.task, settings.data)
-    splits = split(collection, settings.split_seed, settings.balanced, settings.limit)
+    splits = split(
+        collection,
+        settings.split_seed,
+        settings.balanced,
+        settings.limit,
+        settings.variants_together,
+    )
+    if settings.all_messages:
+        splits = Splits(list(collection.messages), [], [])
 
-    def encode(messages) -> Encoded:
+    def encode(messages: list[Message], **dropout) -> Encoded:
         texts, labels = [m.text for m in messages], [m.label for m in messages]
-        return encode_messages(tokenizer, texts, labels, context_length)
+        return encode_messages(tokenizer, texts, labels, context_length, **dropout)
 
-    parts = (splits.train, splits.validation, splits.test)
-    return Prepared(collection, splits, *map(encode, parts))
+    def cut_anew(epoch: int) -> Encoded:
+        seed = f"{settings.seed} {epoch}"
+        return encode(splits.train, bpe_dropout=settings.bpe_dropout, seed=seed)
+
+    return Prepared(
+        collection, splits, *map(encode, splits), cut_anew if settings.bpe_dropout else None
+    )
 
 
 def build_classifier(
@@ -78,7 +97,7 @@ def build_classifier(
     body = load_base(settings.model, settings.weights, settings.seed)
     base = BaseRecord(settings.model, settings.weights, settings.seed, fingerprint(body))
     torch.manual_seed(settings.seed)
-    model = GPTClassifier(body.config, body=body)
+    model = GPTClassifier(body.config, body=body, pool=settings.pool)
     start = apply_method(model, settings.method, settings.lora)
     return model.to(device), start, base
 
@@ -143,14 +162,24 @@ def _finetune(settings, out, resume, device, quiet, report) -> RunRecord:
     started = time.perf_counter()
     width = RECORDED_WIDTH if on_gpu else 1
     task = ClassificationTask(  # sends the messages through the frozen blocks, if there are any
-        model, data.train, data.validation, settings.batch_size, settings.seed, start, width
+        model,
+        data.train,
+        data.validation,
+        settings.batch_size,
+        settings.seed,
+        start,
+        width,
+        settings.lm_loss,
+        data.cut_anew,
     )
     prefix_seconds = time.perf_counter() - started if start else 0.0
     per_epoch = steps_per_epoch(len(data.train), settings.batch_size)
     training = TrainSettings(
         steps=settings.epochs * per_epoch,
         lr=settings.lr,
-        evaluate_every=per_epoch,
+        evaluate_every=0 if settings.all_messages else per_epoch,
+        checkpoint_every=per_epoch,
+        keep_best=settings.keep == "best" and not settings.all_messages,
         precision=settings.precision,
         cuda_graphs=on_gpu and not start,  # kept hidden states come in too many shapes
         seed=settings.seed,
@@ -185,11 +214,13 @@ def _finetune(settings, out, resume, device, quiet, report) -> RunRecord:
         "train_seconds": seconds,
         "examples_per_second": settings.epochs * len(data.train) / seconds,
         "learning_rate": settings.lr,
-        "best_epoch": history["best_step"] / per_epoch,
+        "split_seed": settings.split_seed,
+        "kept_epoch": history["best_step"] / per_epoch or settings.epochs,
         "base_unchanged": body_fingerprint(model) == base.fingerprint,
-        "validation": measures(model, data.validation),
-        "test": measures(model, data.test),
+        **({} if settings.all_messages else measured(model, data.validation, data.test)),
     }
+    if everyday := everyday_messages(settings):
+        results["everyday"] = measures(model, encode_all(everyday, tokenizer, config))
     record = RunRecord(
         config=model.config,
         method=settings.method,
@@ -197,6 +228,7 @@ def _finetune(settings, out, resume, device, quiet, report) -> RunRecord:
         labels=list(data.collection.labels),
         base=base,
         lora=lora,
+        pool=settings.pool,
         settings=asdict(settings),
         data=data_record(data),
         torch=torch.__version__,
@@ -218,6 +250,31 @@ def body_fingerprint(model: GPTClassifier) -> str:
 def measures(model: GPTClassifier, messages: Encoded) -> dict:
     """The measures of a model on labelled messages."""
     return classification_metrics(messages.labels, classify(model, messages)[:, 1])
+
+
+def measured(model: GPTClassifier, validation: Encoded, test: Encoded) -> dict:
+    """Metrics on validation and test messages, and F1 at the threshold chosen on validation."""
+    on_validation, on_test = (classify(model, part)[:, 1] for part in (validation, test))
+    threshold = best_threshold(validation.labels, on_validation)
+    metrics = classification_metrics(test.labels, on_test)
+    return {
+        "threshold": threshold,
+        "validation": classification_metrics(validation.labels, on_validation),
+        "test": {**metrics, "f1_at_threshold": f1_at(test.labels, on_test, threshold)},
+    }
+
+
+def everyday_messages(settings: FinetuneSettings) -> list[Message]:
+    """The project's own hundred messages, where a run is about the collection's spam; else none."""
+    if settings.task != "spam" or settings.data not in (None, "installed", "full"):
+        return []
+    return read_labelled(EVERYDAY) if EVERYDAY.exists() else []
+
+
+def encode_all(messages: list[Message], tokenizer, config: GPTConfig) -> Encoded:
+    """Labelled messages as token ids for a model of a shape."""
+    texts, labels = [m.text for m in messages], [m.label for m in messages]
+    return encode_messages(tokenizer, texts, labels, config.context_length)
 
 
 def data_record(data: Prepared) -> dict:

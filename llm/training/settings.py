@@ -18,6 +18,13 @@ PRECISIONS = ("fp32", "bf16")
 LEARNING_RATES = {"full": 1e-4, "last_block": 3e-4, "head": 1e-2, "lora": 3e-3}
 
 
+# What a message is read and trained with beside its label. `plain` is the lesson's own.
+RECIPES = {
+    "default": {},
+    "plain": {"pool": "last", "lm_loss": 0.0, "bpe_dropout": 0.0, "keep": "best"},
+}
+
+
 @dataclass(frozen=True)
 class FinetuneSettings:
     """Everything that decides how a run of `llm.training.finetuning` ends."""
@@ -36,9 +43,22 @@ class FinetuneSettings:
     precision: str = "fp32"
     seed: int = 0  # of the head, of A and of the order of the messages
     split_seed: int = 0  # of the split into training, validation and test messages
+    variants_together: bool = True  # variants of a message all go to one part of the split
+    all_messages: bool = False  # train on validation and test messages, too: to use, not to measure
+    pool: str = "mean"  # what the head reads: the mean of a message's tokens, or the last
+    lm_loss: float = 0.5  # weight of the next-token loss on the messages
+    bpe_dropout: float = 0.1  # merges left out when training messages are cut into tokens
+    keep: str = "last"  # the last epoch's weights, or the best on validation
 
     def __post_init__(self):
         check_method(self.method)
+        for name, choices in (("pool", ("mean", "last")), ("keep", ("last", "best"))):
+            if getattr(self, name) not in choices:
+                raise InputError(f"{name} must be {' or '.join(choices)}", settings=(name,))
+        if not 0 <= self.bpe_dropout < 1:
+            raise InputError(f"BPE-dropout must be in [0, 1), not {self.bpe_dropout}")
+        if not 0 <= self.lm_loss < math.inf:
+            raise InputError(f"the weight of a loss is 0 or more, not {self.lm_loss}")
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")

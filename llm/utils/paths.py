@@ -7,3 +7,4 @@ DATA = ROOT / "data"  # what is committed: results, the base, adapters
 MINI_FOLDER = DATA / "mini"
 # Two small adapters that come with the project, so that there is something to try at once.
 BUNDLED = {task: DATA / "adapters" / task for task in ("spam", "question")}
+EVERYDAY = DATA / "everyday.tsv"  # a hundred messages written for this project, never trained on
