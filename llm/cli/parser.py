@@ -10,6 +10,7 @@ from llm.model.config import PRESETS
 from llm.training.settings import (
     DEVICES,
     LEARNING_RATES,
+    OPTIMIZERS,
     PRECISIONS,
     RECIPES,
     FinetuneSettings,
@@ -287,6 +288,10 @@ def _pretraining_options(parser: Parser) -> None:
     option("--batch-size", positive, "windows a step")
     option("--accumulate", positive, "parts of a batch")
     option("--lr", float, "highest learning rate")
+    parser.add_argument(
+        "--optimizer", choices=OPTIMIZERS, default=usual.optimizer, help="of the matrices"
+    )
+    option("--weight-decay", float, "on matrices")
     option("--warmup-share", float, "of the schedule")
     option("--document-starts", float, "share of windows where documents begin")
     parser.add_argument(

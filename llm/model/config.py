@@ -65,7 +65,7 @@ class GPTConfig:
 
 
 PRESETS: dict[str, GPTConfig] = {
-    "mini": GPTConfig(8192, 256, 320, 5, 5),  # made and shipped by this project
+    "mini": GPTConfig(8192, 512, 256, 4, 10),  # made and shipped by this project
     "gpt2": GPTConfig(),  # 124M parameters
     "gpt2-medium": GPTConfig(emb_dim=1024, n_heads=16, n_layers=24),  # 355M
     "gpt2-large": GPTConfig(emb_dim=1280, n_heads=20, n_layers=36),  # 774M

@@ -108,9 +108,8 @@ class Run:
             expected = {f"weights.{name}" for name in parameters}
             if self.best_score is not None:
                 expected |= {f"best.{name}" for name in parameters}
-            if self.step:
-                keys = ("step", "exp_avg", "exp_avg_sq")
-                expected |= {f"optimizer.{key}.{name}" for key in keys for name in parameters}
+            kept = {name: self._kept(p) if self.step else () for name, p in parameters.items()}
+            expected |= {f"optimizer.{key}.{name}" for name in kept for key in kept[name]}
             if names != expected:
                 wrong = sorted(names ^ expected)[0]
                 raise InputError(f"{self.path}: tensor {wrong} is missing or not expected")
@@ -131,19 +130,23 @@ class Run:
             if self.best_score is not None:
                 self.best = {name: read("best", name, p) for name, p in parameters.items()}
             state = {
-                name: {
-                    key: read(f"optimizer.{key}", name, p)
-                    for key in ("step", "exp_avg", "exp_avg_sq")
-                }
+                name: {key: read(f"optimizer.{key}", name, p) for key in kept[name]}
                 for name, p in (parameters.items() if self.step else ())
             }
-            if any(values["step"] != self.step for values in state.values()):
+            if any(values.get("step", self.step) != self.step for values in state.values()):
                 raise InputError(f"{self.path}: its optimizer has made another number of steps")
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(weights[name])
         for name in state:
             self.optimizer.state[parameters[name]] = state[name]
+
+    def _kept(self, parameter: torch.nn.Parameter) -> tuple[str, ...]:
+        """What the optimiser remembers of a parameter."""
+        for group in self.optimizer.param_groups:
+            if group.get("orthogonal") and any(p is parameter for p in group["params"]):
+                return ("exp_avg",)  # Muon
+        return ("step", "exp_avg", "exp_avg_sq")
 
     def _check_identity(self, reader) -> None:
         """Read where the run stood; refuse a checkpoint of another run."""

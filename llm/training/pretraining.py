@@ -53,7 +53,15 @@ class NextTokenLoss(nn.Module):
 class PretrainTask:
     """Batches, loss and validation, as `llm.training.Task` asks for."""
 
-    def __init__(self, corpus: Corpus, validation: Corpus, settings: PretrainSettings, config):
+    def __init__(
+        self,
+        corpus: Corpus,
+        validation: Corpus,
+        settings: PretrainSettings,
+        config: GPTConfig,
+        device: str = "cpu",
+    ):
+        self.device = device
         self.corpus, self.validation, self.settings, self.config = (
             corpus,
             validation,
@@ -63,7 +71,7 @@ class PretrainTask:
 
     def batch(self, step: int, micro_batch: int, micro_batches: int) -> torch.Tensor:
         """Windows of (batch_size / micro_batches, context + 1) ids; together they are the batch."""
-        return self.corpus.windows(
+        windows = self.corpus.windows(
             length=self.config.context_length + 1,
             count=self.settings.batch_size,
             key=[self.settings.seed, step],
@@ -72,13 +80,13 @@ class PretrainTask:
             parts=micro_batches,
         )
 
+        if self.device == "cuda":  # from page-locked memory it is copied while the GPU is at work
+            return windows.pin_memory().to(self.device, non_blocking=True)
+        return windows.to(self.device)
+
     def loss(self, model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
         """This micro-batch's share of the batch's mean loss."""
-        device = next(model.parameters()).device
-        if device.type == "cuda":  # copy from page-locked memory while the GPU is still at work
-            batch = batch.pin_memory()
-        share = len(batch) / self.settings.batch_size
-        return model(batch.to(device, non_blocking=True)) * share
+        return model(batch) * (len(batch) / self.settings.batch_size)
 
     def evaluate(self, model: NextTokenLoss) -> dict:
         """Loss and bits per byte on the validation text."""
@@ -167,7 +175,7 @@ def _pretrain(
     torch.manual_seed(settings.seed)
     model = load_base(from_base, device=device) if from_base else GPTModel(config).to(device)
     start = fingerprint(model) if from_base else None
-    task = PretrainTask(corpus, validation, settings, config)
+    task = PretrainTask(corpus, validation, settings, config, device)
     names = TrainSettings.__dataclass_fields__
     chosen = {key: value for key, value in asdict(settings).items() if key in names}
     identity = {

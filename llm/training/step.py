@@ -12,6 +12,7 @@ from torch import nn
 
 from llm.training import distributed
 from llm.training.device import autocast
+from llm.training.muon import Muon
 from llm.training.settings import TrainSettings
 from llm.training.speed import CUDAGraphSteps
 from llm.utils.errors import InputError
@@ -35,16 +36,26 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Ada
 
     Weight decay acts on matrices alone, not on biases and LayerNorms.
 
+    With `muon`, Muon for the matrices and AdamW for the rest. Embeddings count as rest: a step
+    gives a gradient to the rows of the tokens in the batch, and a table has no directions to share.
+
     Raises InputError when nothing is trainable.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
         raise InputError("nothing is trainable; choose a method that trains something")
+    muon = settings.optimizer == "muon"
+    tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
+    matrices = [p for p in trainable if p.dim() >= 2]
+    orthogonal = [p for p in matrices if muon and p not in tables]
+    others = [p for p in matrices if not muon or p in tables]
+    decay = {"weight_decay": settings.weight_decay}
     groups = [
-        {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
+        {"params": orthogonal, **decay, "orthogonal": True},
+        {"params": others, **decay, "orthogonal": False},
+        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0, "orthogonal": False},
     ]
-    return torch.optim.AdamW(
+    return (Muon if muon else torch.optim.AdamW)(
         [group for group in groups if group["params"]],
         lr=settings.lr,
         betas=(settings.beta1, settings.beta2),
