@@ -122,11 +122,17 @@ def options(**changed) -> SimpleNamespace:
 
 
 def check_measured(result: dict) -> None:
+    """What is true of every job that was run in a child without a history of its own."""
+    check_run(result)
+    assert result["peak_memory_bytes"] > 0
+
+
+def check_run(result: dict) -> None:
     """What is true of every job that was run."""
     job = {field.name: result[field.name] for field in fields(Job)}
     assert Job(**job).steps == len(result["seconds"]) == len(result["processor_seconds"])
     assert min(result["seconds"]) > 0 <= min(result["processor_seconds"])
-    assert result["peak_memory_bytes"] > 0
+    assert result["peak_memory_bytes"] >= 0
     per_second = result["batch_size"] * result["steps"] / sum(result["seconds"])
     assert result["examples_per_second"] == pytest.approx(per_second)
     assert result["batch_size"] * result["steps"] <= result["real_tokens"]
@@ -144,7 +150,7 @@ def test_a_worker_measures_what_it_can_and_says_why_not():
     reported: list = []
     measured, peer, wrong = run_worker(jobs, 1, reported.append)
     assert reported == [measured, peer, wrong]
-    check_measured(measured)
+    check_run(measured)  # no peak is asked for: Linux hands down the one of its large parent
     assert measured["threads"] == 1
     account = measured["memory_account"]
     assert account["weights"] == 4 * sum(p.numel() for p in prepare(small).model.parameters())
@@ -153,7 +159,7 @@ def test_a_worker_measures_what_it_can_and_says_why_not():
         assert peer["skipped"] == missing("book")
         assert "pip install --no-deps llms-from-scratch" in peer["skipped"]
     else:
-        check_measured(peer)
+        check_run(peer)
     assert wrong["skipped"] == "KeyError: 'gpt9'"
     assert "KeyError" in describe(wrong) and " ms a step" in describe(measured)
 
@@ -237,7 +243,7 @@ def test_the_memory_suite_counts_what_grows(tiny_suites, tmp_path):
         quantity = name.rpartition(" ")[2]
         assert [row[quantity] for row in rows] == sorted(row[quantity] for row in rows)
         peaks = [row["peak"] for row in rows]
-        assert peaks == sorted(set(peaks)), name
+        assert peaks == sorted(peaks) and peaks[0] > 0, name
         if quantity == "batch_size":
             assert len({row["weights"] for row in rows}) == 1
             kept = [row["activations"] for row in rows]
