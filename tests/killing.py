@@ -8,7 +8,6 @@ clock would spend most of its time on importing PyTorch and almost never fall be
 
 import contextlib
 import io
-import multiprocessing
 import os
 import resource
 import signal
@@ -16,20 +15,9 @@ import sys
 from dataclasses import dataclass
 
 import psutil
+from forked import server
 
 EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.chmod", "tempfile.mkstemp"}
-
-# The children are forked from a process that has imported everything and done nothing yet.
-_forkserver = multiprocessing.get_context("forkserver")
-_forkserver.set_forkserver_preload(
-    [
-        "llm.cli.commands",
-        "llm.training.finetuning",
-        "llm.training.pretraining",
-        "llm.figures.style",
-        "torch._dynamo",
-    ]
-)
 
 
 @dataclass
@@ -56,9 +44,9 @@ def run(arguments, folder, at=None, sign=signal.SIGKILL, limit=None, memory=None
 
 def start(arguments, folder, at=None, sign=signal.SIGKILL, limit=None, memory=None):
     """Start it. Returns the process and the end of a pipe for `wait`."""
-    ours, theirs = _forkserver.Pipe(duplex=False)
+    ours, theirs = server.Pipe(duplex=False)
     arguments = [str(argument) for argument in arguments]
-    process = _forkserver.Process(
+    process = server.Process(
         target=_child, args=(arguments, str(folder), at, sign, limit, memory, theirs)
     )
     process.start()

@@ -1,11 +1,10 @@
 """Every chapter as a reader runs it: a process of its own, started from another folder."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import run_script
 
 from llm.lora.inject import BLOCK_TARGETS
 from llm.model.config import PRESETS
@@ -74,13 +73,7 @@ EXPECTED = {
 
 
 def run(chapter: str, folder: Path, *options: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "chapters" / chapter), *options],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
-        capture_output=True,
-        encoding="utf-8",
-    )
+    return run_script(ROOT / "chapters" / chapter, *options, folder=folder)
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)

@@ -7,7 +7,7 @@ from llm.data.batching import Encoded
 from llm.data.tsv import Message
 from llm.inference.evaluation import classification_metrics, classify
 from llm.model.classifier import GPTClassifier
-from llm.studies.baselines import majority, tfidf_logistic_regression
+from llm.studies.baselines import STRENGTHS, majority, tfidf_logistic_regression
 
 
 def test_metrics_of_a_case_counted_by_hand():
@@ -51,11 +51,17 @@ def test_majority_answers_the_commoner_label():
     assert measures["balanced_accuracy"] == 0.5
 
 
-def test_tfidf_learns_a_word_and_reports_its_c():
+def test_tfidf_learns_a_word_and_chooses_its_c_on_validation():
+    """All messages are told apart, so the loss decides: the surer, the better, and the reverse
+    where every validation label is wrong."""
     spam = [Message(f"win a prize {n} now", 1) for n in range(12)]
     ham = [Message(f"see you at {n} then", 0) for n in range(12)]
     parts = (spam[:6] + ham[:6], spam[6:9] + ham[6:9], spam[9:] + ham[9:])
     for characters in (False, True):
         measures = tfidf_logistic_regression(*parts, characters=characters)
         assert measures["accuracy"] == 1.0
-        assert measures["C"] > 0
+        assert measures["validation"]["f1"] == 1.0
+        assert measures["C"] == STRENGTHS[-1]
+    train, validation, test = parts
+    wrong = [Message(message.text, 1 - message.label) for message in validation]
+    assert tfidf_logistic_regression(train, wrong, test)["C"] == STRENGTHS[0]

@@ -509,9 +509,15 @@ def test_dora_and_lora_plus_agree_with_peft():
 # --- the files ---
 
 
-def without_demonstrations(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The code without the See-it cells, which train; no point depends on them."""
-    cells_kept = [c for c in notebook.cells if "demo" not in c.metadata.get("tags", [])]
+def is_demonstration(cell) -> bool:
+    """A See-it cell: it trains and draws; no point depends on it."""
+    return "demo" in cell.metadata.get("tags", [])
+
+
+def code_of(path: Path, demonstrations: bool) -> nbformat.NotebookNode:
+    """A notebook's code alone, with the See-it cells or without."""
+    notebook = nbformat.read(path, as_version=4)
+    cells_kept = [c for c in notebook.cells if demonstrations or not is_demonstration(c)]
     notebook.cells = [c for c in cells_kept if c.cell_type == "code"]
     return notebook
 
@@ -519,17 +525,23 @@ def without_demonstrations(notebook: nbformat.NotebookNode) -> nbformat.Notebook
 @pytest.mark.parametrize(
     "folder, share", [(SOLUTIONS, 1), (STUDENT, 0)], ids=["solved", "untouched"]
 )
-def test_points_as_nbgrader_counts_them(folder, share, monkeypatch):
-    """All four notebooks in one kernel, with the hidden tests of the source."""
+def test_points_as_nbgrader_counts_them_and_every_see_it_cell_shows_something(
+    folder, share, monkeypatch
+):
+    """All four notebooks in one kernel that forgets one before the next, with the hidden tests of
+    the source. The See-it cells of the solutions run with one step of training each: what they
+    show is not checked, that they show it is."""
     monkeypatch.setenv("PYTHONPATH", str(NOTEBOOKS.parent))  # the kernel inherits it
+    monkeypatch.setenv("EXERCISE_STEPS", "1")
     notebook = nbformat.v4.new_notebook()
     for name in NAMES:
-        part = without_demonstrations(nbformat.read(folder / name, as_version=4))
+        part = code_of(folder / name, demonstrations=folder == SOLUTIONS)
         for number, cell in enumerate(part.cells):
             if nbgrader_utils.is_grade(cell):
                 cell.source = cells(SOLUTIONS, name)[cell.metadata.nbgrader.grade_id].source
             cell.id = f"notebook-{name[0]}-cell-{number}"
-        notebook.cells += part.cells
+        forget = nbformat.v4.new_code_cell("%reset -f", id=f"notebook-{name[0]}-forgotten")
+        notebook.cells += [*part.cells, forget]
     where = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=300, resources=where, allow_errors=True).execute()
     graded = [c for c in notebook.cells if nbgrader_utils.is_grade(c)]
@@ -540,19 +552,10 @@ def test_points_as_nbgrader_counts_them(folder, share, monkeypatch):
     assert len(scores) == len(EXERCISES)
     assert [got for got, _ in scores] == [share * most for _, most in scores]
     assert sum(most for _, most in scores) == 55
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_see_it_cells_of_a_solution_run(name, monkeypatch):
-    """With one step of training each: what they show is not checked, that they show it is."""
-    monkeypatch.setenv("PYTHONPATH", str(NOTEBOOKS.parent))
-    monkeypatch.setenv("EXERCISE_STEPS", "1")
-    notebook = nbformat.read(SOLUTIONS / name, as_version=4)
-    notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    where = {"metadata": {"path": str(SOLUTIONS)}}
-    NotebookClient(notebook, timeout=300, resources=where).execute()  # raises where a cell does
-    shown = [cell for cell in notebook.cells if "demo" in cell.metadata.get("tags", [])]
-    assert shown
+    shown = [cell for cell in notebook.cells if is_demonstration(cell)]
+    assert {cell.id[: len("notebook-1")] for cell in shown} == {
+        f"notebook-{name[0]}" for name in NAMES if folder == SOLUTIONS
+    }
     for cell in shown:
         assert cell.outputs, cell.source
 
@@ -563,8 +566,7 @@ def test_a_teacher_can_use_nbgrader_as_it_is(tmp_path):
     source = tmp_path / "solutions" / "lora"
     source.mkdir(parents=True)
     shutil.copy(SOLUTIONS / "checks.py", source)
-    notebook = without_demonstrations(nbformat.read(SOLUTIONS / NAMES[0], as_version=4))
-    nbformat.write(notebook, source / NAMES[0])
+    nbformat.write(code_of(SOLUTIONS / NAMES[0], demonstrations=False), source / NAMES[0])
     environment = {**os.environ, "PYTHONPATH": str(NOTEBOOKS.parent), "EXERCISE_STEPS": "1"}
     # nbgrader calls alembic, which lies beside Python.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"

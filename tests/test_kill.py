@@ -202,7 +202,8 @@ def test_a_second_run_on_a_folder_is_refused_and_the_first_unharmed(unbroken, co
 
 def wait_until_stopped(pid: int) -> None:
     process = psutil.Process(pid)
-    while process.status() != psutil.STATUS_STOPPED:
+    while (status := process.status()) != psutil.STATUS_STOPPED:
+        assert status != psutil.STATUS_ZOMBIE, "it ended without having been stopped"
         os.sched_yield()
 
 

@@ -277,8 +277,13 @@ def test_dropout_acts_on_the_update_and_only_while_training():
     layer.train()
     assert not torch.allclose(layer(x), layer(x))
     torch.manual_seed(0)
-    mean = torch.stack([layer(x) for _ in range(4000)]).mean(0)
-    torch.testing.assert_close(mean, expected, atol=0.35, rtol=0)  # right on average
+    dropped = layer(x)
+    torch.manual_seed(0)
+    update = layer.lora.scale * F.dropout(x, 0.5) @ layer.lora.A @ layer.lora.B
+    torch.testing.assert_close(dropped, layer.linear(x) + update, atol=1e-12, rtol=0)
+    drawn = layer(x.expand(4000, *x.shape))
+    error = drawn.std(0) / 4000**0.5  # of the mean
+    assert ((drawn.mean(0) - expected).abs() < 5 * error).all()  # right on average
     nn.init.zeros_(layer.lora.B)
     assert torch.equal(layer(x), layer.linear(x))  # the frozen path drops nothing
 
@@ -335,7 +340,7 @@ def test_autocast_in_bfloat16_with_float32_parameters():
         logits = model(IDS, LENGTHS)
         loss = F.cross_entropy(logits.float(), LABELS)
     loss.backward()
-    torch.testing.assert_close(logits.float(), exact, atol=0.1, rtol=0.1)
+    torch.testing.assert_close(logits.float(), exact, atol=0.01, rtol=0)
     rough = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     loss_of(model).backward()
@@ -343,7 +348,7 @@ def test_autocast_in_bfloat16_with_float32_parameters():
         if parameter.requires_grad:
             assert rough[name].dtype == parameter.dtype == torch.float32
             angle = F.cosine_similarity(rough[name].flatten(), parameter.grad.flatten(), dim=0)
-            assert angle > 0.98, name
+            assert angle > 0.998, name
 
 
 def with_random_updates_of(model):
@@ -365,7 +370,7 @@ def test_a_bfloat16_base_with_float32_updates(dropout):
     layer.eval()
     expected = F.linear(x.float(), layer.linear.weight.float() + layer.lora.delta())
     expected += layer.linear.bias.float()
-    torch.testing.assert_close(layer(x).float(), expected, atol=0.1, rtol=0.05)
+    torch.testing.assert_close(layer(x).float(), expected, atol=0.05, rtol=0)  # of up to 6.6
 
 
 # --- merging ---

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from killing import run as run_command
 
 from llm.data.corpus import Corpus, bits_per_byte
 from llm.data.tokenizer import END_OF_TEXT, mini_tokenizer
@@ -63,7 +64,7 @@ def same(one, other) -> bool:
 def test_the_loss_falls_from_blind_guessing(unbroken):
     _, history = unbroken
     losses = [point["loss"] for point in history["curve"]]
-    assert losses[0] == pytest.approx(math.log(TINY.vocab_size), abs=0.3)
+    assert losses[0] == pytest.approx(math.log(TINY.vocab_size), abs=0.05)
     assert losses[-1] < losses[0] - 1
     bits = [entry["bits_per_byte"] for entry in history["evaluations"]]
     assert [entry["step"] for entry in history["evaluations"]] == [4, 8, 12]
@@ -217,7 +218,7 @@ def test_from_a_base_a_broken_run_resumes_and_another_base_is_refused(
         return draw(self, step, part, parts)
 
     monkeypatch.setattr(PretrainTask, "batch", broken)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="power"):
         pretrain([file], tmp_path / "broken", settings, **options)
     monkeypatch.undo()
     with pytest.raises(InputError, match="from_base"):
@@ -251,18 +252,18 @@ def test_a_longer_schedule_ends_before_it_is_over():
 
 
 @pytest.mark.parametrize(
-    "bad",
+    ("bad", "message"),
     [
-        {"document_starts": 1.5},
-        {"document_starts": float("nan")},
-        {"warmup_share": -0.1},
-        {"warmup_share": float("nan")},
-        {"batch_size": 0},
-        {"batch_size": 6, "accumulate": 4},
+        ({"document_starts": 1.5}, "document_starts is a share from 0 to 1, not 1.5"),
+        ({"document_starts": float("nan")}, "document_starts is a share from 0 to 1, not nan"),
+        ({"warmup_share": -0.1}, "warmup_share is a share from 0 to 1, not -0.1"),
+        ({"warmup_share": float("nan")}, "warmup_share is a share from 0 to 1, not nan"),
+        ({"batch_size": 0}, "a batch of 0 windows"),
+        ({"batch_size": 6, "accumulate": 4}, "a batch of 6 windows .* 4 equal parts"),
     ],
 )
-def test_bad_settings_are_refused(bad):
-    with pytest.raises(InputError):
+def test_bad_settings_are_refused(bad, message):
+    with pytest.raises(InputError, match=message):
         PretrainSettings(**bad)
 
 
@@ -275,7 +276,9 @@ def test_accumulating_gives_the_same_weights(unbroken, file, tmp_path):
     """In two parts sums are added in another order, so the same up to rounding."""
     from dataclasses import replace
 
-    run(file, tmp_path, replace(QUICK, accumulate=2))
+    history = run(file, tmp_path, replace(QUICK, accumulate=2))
+    losses = [[point["loss"] for point in h["curve"]] for h in (history, unbroken[1])]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
     whole = weights(unbroken[0])
     for name, tensor in weights(tmp_path).items():
         torch.testing.assert_close(tensor.float(), whole[name].float(), atol=2e-3, rtol=0)
@@ -292,17 +295,16 @@ def test_text_speak_goes_into_training_alone(file, tmp_path):
 # Several processes, and the command line ---------------------------------------------------------
 
 
-def command(*arguments, processes=1):
-    prefix = [sys.executable, "-m"]
-    if processes > 1:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        prefix += ["torch.distributed.run", "--nproc-per-node", str(processes)]
-        prefix += ["--master-port", str(port), "-m"]
+def torchrun(*arguments, processes: int):
+    """The documented command."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", processes]
+    command += ["--master-port", port, "-m", "llm", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*prefix, "llm", *map(str, arguments)], capture_output=True, text=True, env=environment
+        [str(word) for word in command], capture_output=True, text=True, env=environment
     )
 
 
@@ -312,7 +314,7 @@ def test_two_processes_end_like_one(unbroken, file, tmp_path):
     arguments = ["pretrain", "--corpus", file, "--from-base", base, "--steps", 6, "--lr", "1e-2"]
     arguments += ["--batch-size", 8, "--evaluate-every", 3, "--device", "cpu", "--json"]
     arguments += ["--document-starts", 0.25]
-    done = command(*arguments, "--out", tmp_path / "two", processes=2)
+    done = torchrun(*arguments, "--out", tmp_path / "two", processes=2)
     assert done.returncode == 0, done.stderr
     log = json.loads(done.stdout)  # printed once, by the first process
     settings = PretrainSettings(
@@ -337,8 +339,9 @@ def test_pretrain_and_generate_on_the_command_line(file, tmp_path, capsys):
     (shape / "config.json").write_text(json.dumps(tiny.to_dict()))
     arguments = ["pretrain", "--corpus", file, "--model", shape, "--out", tmp_path / "base"]
     arguments += ["--steps", 3, "--schedule-steps", 5, "--batch-size", 4, "--evaluate-every", 3]
-    done = command(*arguments, "--text-speak", "--device", "cpu", "--validation", file)
-    assert done.returncode == 0, done.stderr
+    arguments += ["--text-speak", "--device", "cpu", "--validation", file]
+    done = run_command(arguments, tmp_path)
+    assert done.status == 0, done.stderr
     assert "bits per byte of unseen text" in done.stdout
     assert "error" not in done.stderr and "%" not in done.stderr  # no bar where nobody looks
     assert (tmp_path / "base" / "curve.png").read_bytes()[:4] == b"\x89PNG"

@@ -206,7 +206,15 @@ def test_decay_is_for_matrices_alone_and_only_the_trainable_is_optimised(tiny):
     assert count == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize("bad", [{"steps": 0}, {"lr": -1.0}, {"lr": math.nan}, {"accumulate": 0}])
-def test_bad_settings_are_input_errors(bad):
-    with pytest.raises(InputError):
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"steps": 0}, "at least 1"),
+        ({"accumulate": 0}, "at least 1"),
+        ({"lr": -1.0}, "positive number, not -1.0"),
+        ({"lr": math.nan}, "positive number, not nan"),
+    ],
+)
+def test_bad_settings_are_input_errors(bad, message):
+    with pytest.raises(InputError, match=message):
         settings(**bad)

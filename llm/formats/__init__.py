@@ -5,7 +5,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "base": ["load_base", "load_config"],
+        "base": ["load_base", "load_config", "load_tokenizer"],
+        "record": ["RunRecord", "read_record"],
         "finetuned": ["load_finetuned", "save_finetuned"],
         "export": ["export_folder"],
         "peft_import": ["import_peft"],

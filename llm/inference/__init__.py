@@ -7,5 +7,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "adapters": ["Adapters"],
         "evaluation": ["classification_metrics", "classify"],
+        "reading": ["read_messages"],
     },
 )
