@@ -345,8 +345,9 @@ def test_no_message_stands_on_two_sides(task, balanced):
         assert not forms[0] & forms[1] and not forms[0] & forms[2] and not forms[1] & forms[2]
 
 
-def test_how_many_variants_with_other_words_remain(installed):
-    """The limit of removing copies, said in llm/data/messages.py: campaigns change their words too.
+@pytest.mark.parametrize("together", [True, False])
+def test_how_many_variants_with_other_words_remain(installed, together):
+    """Copies are removed; campaigns change their words too (llm/data/splits.py).
 
     A variant shares four fifths of its five-letter pieces (Jaccard) with a training message.
     """
@@ -357,12 +358,15 @@ def test_how_many_variants_with_other_words_remain(installed):
 
     shares = []
     for seed in range(3):
-        parts = split(installed, seed)
+        parts = split(installed, seed, variants_together=together)
         train = [pieces(message) for message in parts.train if message.label]
         test = [pieces(message) for message in parts.test if message.label]
         close = sum(any(len(a & b) >= 0.8 * len(a | b) for b in train) for a in test)
         shares.append(close / len(test))
-    assert 0.15 < sum(shares) / 3 < 0.25
+    if together:
+        assert shares == [0, 0, 0]
+    else:
+        assert 0.15 < sum(shares) / 3 < 0.25
 
 
 def test_shares_of_the_split(installed):
