@@ -21,6 +21,7 @@ def comparison_figures(results: dict, folder: Path) -> list[Path]:
         "memory.png": memory_figure(results),
         "scores.png": scores_figure(results),
         "time.png": time_figure(results),
+        **({"paired.png": paired_figure(results)} if results.get("paired") else {}),
         "loss.png": loss_figure(results, read_histories(results, folder)),
     }
     return [save_figure(figure, folder / name) for name, figure in figures.items()]
@@ -30,7 +31,10 @@ def read_histories(results: dict, folder: Path) -> dict[str, list[dict]]:
     """The loss curves of a comparison's runs, a list a method."""
     histories: dict[str, list[dict]] = {}
     for run in results["runs"]:
-        path = folder / "runs" / f"{run['method']}-seed{run['seed']}" / "history.json"
+        name = f"{run['method']}-seed{run['seed']}"
+        if len({other["split_seed"] for other in results["runs"]}) > 1:
+            name += f"-split{run['split_seed']}"
+        path = folder / "runs" / name / "history.json"
         histories.setdefault(run["method"], []).append(read_json(path))
     return histories
 
@@ -67,6 +71,34 @@ def scores_figure(results: dict) -> Figure:
     draw_score(left, results, "accuracy", "test accuracy (%)")
     draw_score(right, results, "f1", "test F1 for spam (%)")
     _title(figure, results)
+    return figure
+
+
+def paired_figure(results: dict) -> Figure:
+    """What LoRA is ahead of each other way, split by split, with the interval of the mean."""
+    figure, panels = new_figure(1, 2, width=9.5, height=3.2)
+    rows = list(results["paired"])
+    for panel, (key, label) in zip(panels, {"accuracy": "accuracy", "f1": "F1 for spam"}.items()):
+        for row, name in enumerate(rows):
+            found = results["paired"][name]
+            mean, low, high = (100 * found[f"{key}_{what}"] for what in ("mean", "low", "high"))
+            panel.errorbar(
+                mean,
+                row,
+                xerr=[[mean - low], [high - mean]],
+                fmt="o",
+                color=COLOURS["lora"],
+                capsize=4,
+                linewidth=1.8,
+            )
+        panel.axvline(0, color=INK, linewidth=1)
+        panel.set(xlabel=f"LoRA ahead, points of {label}", ylim=(len(rows) - 0.5, -0.5))
+        names = [NAMES[name.removeprefix("lora - ")] for name in rows] if panel is panels[0] else []
+        panel.set_yticks(range(len(rows)), names or [""] * len(rows))
+    splits = len({run["split_seed"] for run in results["runs"]})
+    figure.suptitle(
+        f"Paired over {splits} splits: mean difference and its 95 % interval", fontsize=10
+    )
     return figure
 
 
@@ -208,9 +240,11 @@ def _method_ticks(axes: Axes, methods: list[str]) -> None:
 
 def _title(figure: Figure, results: dict) -> None:
     seeds = len({run["seed"] for run in results["runs"]})
+    splits = len({run["split_seed"] for run in results["runs"]})
+    spread = f"{splits} splits" if splits > 1 else f"{seeds} seed{'s' if seeds > 1 else ''}"
     figure.suptitle(
         f"{results['model']} ({results['weights']}), {results['data']['train']:,} training "
-        f"messages, {seeds} seed{'s' if seeds > 1 else ''}, {results['device']}",
+        f"messages, {spread}, {results['device']}",
         fontsize=9,
         color=INK,
     )

@@ -203,3 +203,43 @@ def measured_storage_figure(entries: list[dict]) -> Figure:
     axes.grid(axis="x", visible=False)
     axes.legend(ncols=3, loc="upper left", fontsize=9)
     return figure
+
+
+def ladder_figure(result: dict) -> Figure:
+    """What each step of the recipe brings: test F1 and seconds, for LoRA and full fine-tuning.
+
+    result: as `llm.studies.ladder.ladder` returns it.
+    """
+    figure, (left, right) = new_figure(1, 2, width=11, height=4)
+    rungs = list(dict.fromkeys(row["rung"] for row in result["rows"]))
+    for shift, method, marker in ((-0.12, "lora", "s"), (0.12, "full", "o")):
+        rows = [row for row in result["rows"] if row["method"] == method]
+        places = [number + shift for number in range(len(rows))]
+        left.errorbar(
+            places,
+            [100 * row["test_f1_mean"] for row in rows],
+            [100 * (row["test_f1_std"] or 0) for row in rows],
+            fmt=f"{marker}-",
+            color=COLOURS[method],
+            label=NAMES[method],
+            capsize=3,
+            linewidth=1.4,
+        )
+        right.bar(
+            [number + 1.6 * shift for number in range(len(rows))],
+            [row["train_seconds"] for row in rows],
+            0.36,
+            color=COLOURS[method],
+            label=NAMES[method],
+        )
+    labels = [rung if number == 0 else f"+ {rung}" for number, rung in enumerate(rungs)]
+    for panel in (left, right):
+        panel.set_xticks(range(len(rungs)), [label.replace(" ", "\n", 2) for label in labels])
+        panel.tick_params(axis="x", labelsize=8)
+        panel.grid(axis="x", visible=False)
+    left.set(ylabel="F1 for spam, test (%)")
+    left.set_title(f"Mean and standard deviation over {len(result['splits'])} splits")
+    left.legend(loc="lower right")
+    right.set(ylabel="training (s)")
+    right.set_title(f"What it costs, {result['device']}")
+    return figure

@@ -36,7 +36,8 @@ def search_learning_rates(
 
     Args:
         grids: the rates to try, a tuple a method.
-        settings: of all runs; method, rate and seed are filled in.
+        seeds: each with its own split, so that no single draw of validation messages decides.
+        settings: of all runs; method, rate and seeds are filled in.
         work: a folder for the runs. One that is there already is not made again, so a search that
             was interrupted goes on.
         out: the JSON file to write.
@@ -56,7 +57,7 @@ def search_learning_rates(
         for rate in rates:
             measured = []
             for seed in seeds:
-                run = replace(settings, method=method, lr=rate, seed=seed)
+                run = replace(settings, method=method, lr=rate, seed=seed, split_seed=seed)
                 folder = work / f"{method}-lr{rate:g}-seed{seed}"
                 record = finetune(run, folder, resume=True, device=device)
                 measured.append(record.results["validation"])  # never ["test"]

@@ -5,13 +5,14 @@
 
 import re
 
-from llm.studies.tables import curve_table, results_table
+from llm.studies.tables import curve_table, paired_table, results_table
 from llm.utils.errors import InputError
 from llm.utils.files import read_json, write_text
 from llm.utils.paths import DATA, ROOT
 from llm.utils.program import run
 
 START, END = "<!-- results -->", "<!-- /results -->"
+PAIRED_START, PAIRED_END = "<!-- paired -->", "<!-- /paired -->"
 CURVE_START, CURVE_END = "<!-- learning-curve -->", "<!-- /learning-curve -->"
 
 
@@ -25,8 +26,10 @@ def with_table(text: str, table: str, marks: tuple[str, str] = (START, END)) -> 
 
 
 def up_to_date(text: str) -> str:
-    """README.md's text with both tables as the committed results have them."""
-    text = with_table(text, results_table(read_json(DATA / "results.json")))
+    """README.md's text with its tables as the committed results have them."""
+    results = read_json(DATA / "results.json")
+    text = with_table(text, results_table(results, read_json(DATA / "costs.json")))
+    text = with_table(text, paired_table(results), (PAIRED_START, PAIRED_END))
     curve = read_json(DATA / "learning_curve.json")
     return with_table(text, curve_table(curve), (CURVE_START, CURVE_END))
 

@@ -1,0 +1,113 @@
+"""The recipe, step by step: what each step brings over several splits, and what it costs.
+
+    python -m llm.studies.ladder --splits 10 --out data/ladder.json
+
+Plain fine-tuning is the first rung. Then, one after the other: the last epoch's weights in place of
+the best on validation, the mean of a message's tokens in place of its last one, the language-model
+loss on the messages (Radford et al. 2018, section 3.2), and BPE-dropout (Provilkov et al. 2020).
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from llm.studies.summary import means_and_stds, paired_difference
+from llm.studies.worker import run_in_fresh_process
+from llm.training.settings import RECIPES, FinetuneSettings
+from llm.utils.files import write_json
+from llm.utils.program import Parser, positive, run
+
+RUNGS = {
+    "plain": {},
+    "last epoch": {"keep": "last"},
+    "mean of the tokens": {"pool": "mean"},
+    "language-model loss": {"lm_loss": 0.5},
+    "BPE-dropout": {"bpe_dropout": 0.1},
+}
+METHODS = ("lora", "full")
+KEYS = ("f1", "accuracy", "roc_auc")
+
+
+def rung_settings(method: str, split_seed: int) -> dict[str, FinetuneSettings]:
+    """The settings of every rung: each has the steps of those before it."""
+    found, steps = {}, dict(RECIPES["plain"])
+    for name, change in RUNGS.items():
+        steps |= change
+        found[name] = FinetuneSettings(method=method, split_seed=split_seed, **steps)
+    return found
+
+
+def ladder(splits: list[int], work: Path, out: Path, device: str = "auto") -> dict:
+    """Fine-tune on every rung, for both methods and every split, and write what came of it.
+
+    Args:
+        splits: split seeds.
+        work: a folder for the runs; those that are there already are not made again.
+        out: the JSON file to write; the figure goes beside it.
+
+    Returns:
+        what is written: `rows`, one a method and rung, with the validation and test metrics' means
+        and deviations over the splits, the mean seconds of training, and the paired difference to
+        the rung before.
+    """
+    rows = []
+    for method in METHODS:
+        before = None
+        for name in RUNGS:
+            runs = []
+            for split_seed in splits:
+                settings = replace(rung_settings(method, split_seed)[name])
+                folder = work / run_folder(method, name, split_seed)
+                runs.append(run_in_fresh_process(settings, folder, resume=True, device=device))
+            records = [done["record"] for done in runs]
+            columns = {
+                f"{part}_{key}": [record[part][key] for record in records]
+                for part in ("validation", "test")
+                for key in KEYS
+            }
+            row = {"method": method, "rung": name, **means_and_stds(columns)}
+            row["train_seconds"] = sum(r["train_seconds"] for r in records) / len(records)
+            if before:
+                row["paired"] = {
+                    key: paired_difference(values, before[key]) for key, values in columns.items()
+                }
+            before = columns
+            rows.append(row)
+    result = {"splits": splits, "device": runs[0]["device"], "torch": runs[0]["torch"]}
+    result |= {"base": runs[0]["base"], "data": runs[0]["data"], "rows": rows}
+    write_json(out, result)
+    return result
+
+
+def run_folder(method: str, rung: str, split_seed: int) -> str:
+    """The folder of a run."""
+    return f"{method}-{rung.replace(' ', '-')}-split{split_seed}"
+
+
+def main() -> int:
+    """The study as a program. Returns the exit status."""
+    parser = Parser(prog="python -m llm.studies.ladder", description=__doc__)
+    parser.add_argument("--splits", type=positive, default=10, help="splits of the messages")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/ladder"), help="folder for the runs"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/ladder.json"), help="result file")
+    parser.add_argument("--device", default="auto", help="where to compute")
+    given = parser.parse_args()
+
+    def study() -> None:
+        from llm.figures.studies import ladder_figure
+        from llm.figures.style import save_figure
+
+        result = ladder(list(range(given.splits)), given.work, given.out, given.device)
+        save_figure(ladder_figure(result), given.out.with_suffix(".png"))
+        for row in result["rows"]:
+            print(
+                f"{row['method']:<5} {row['rung']:<20} "
+                f"test F1 {100 * row['test_f1_mean']:.1f}, {row['train_seconds']:.0f} s"
+            )
+
+    return run(study)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
