@@ -121,7 +121,7 @@ def test_a_refusal_is_one_line(server, tmp_path, status):
 def test_without_a_network_it_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("LLM_DATA", str(tmp_path))
     monkeypatch.setattr(module, "SMS_URL", "http://127.0.0.1:9/sms.zip")  # nobody listens there
-    with pytest.raises(InputError, match="refused.*--data FILE.zip"):
+    with pytest.raises(InputError, match="refused.*give that file as the data"):
         download_sms(quiet=True)
 
 

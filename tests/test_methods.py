@@ -5,7 +5,8 @@ from llm.data.batching import collate
 from llm.lora.inject import lora_layers
 from llm.lora.methods import METHODS, LoRASettings, apply_method
 from llm.model.classifier import GPTClassifier
-from llm.training.classification import prefix
+from llm.model.layouts import Packed
+from llm.training.classification import hidden_states
 from llm.utils.errors import InputError
 
 TRAINED = {
@@ -63,9 +64,10 @@ def test_an_unknown_method_is_an_input_error(tiny):
 @pytest.mark.parametrize("start", [1, 2, 3])
 def test_the_stored_prefix_is_what_the_blocks_make(tiny, messages, start):
     model = GPTClassifier(tiny).eval()
-    hidden = prefix(model, messages, start)
+    hidden = hidden_states(model, messages, start)
     indices = [4, 0, 17, 9]
     batch = collate(messages, indices)
     lengths = torch.tensor([len(hidden[index]) for index in indices])
-    stored = model(torch.cat([hidden[index] for index in indices]), lengths, start=start)
+    x = torch.cat([hidden[index] for index in indices])[None]  # (1, all_tokens, emb_dim)
+    stored = model.from_hidden(x, Packed(lengths), start)
     torch.testing.assert_close(stored, model(batch.ids, batch.lengths), atol=1e-5, rtol=1e-5)

@@ -16,9 +16,9 @@ import torch
 from twins import TINIES, TINY, hf_config, hf_twin, in_hf_names, random_ids, random_model
 
 from llm.data.hub import cached_folder, download
-from llm.data.tokenizer import GPT2_VARIABLE, load_tokenizer, mini_tokenizer
+from llm.data.tokenizer import GPT2_VARIABLE, mini_tokenizer
 from llm.formats import base as pretrained
-from llm.formats.base import load_base, load_config
+from llm.formats.base import load_base, load_config, load_tokenizer
 from llm.formats.transformers import config_to_transformers, to_transformers, write_tokenizer
 from llm.model.config import PRESETS, GPTConfig
 from llm.model.gpt import GPTModel
@@ -544,8 +544,9 @@ def test_gpt2_that_was_not_downloaded(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(InputError, match="python -m llm download gpt2.*--model mini"):
+    with pytest.raises(InputError, match="weights of gpt2 are not here yet") as caught:
         load_base("gpt2")
+    assert (caught.value.command, caught.value.settings) == ("download gpt2", ("model=mini",))
     with pytest.raises(InputError, match="not here yet"):
         cached_folder("gpt2-xl")
 

@@ -163,7 +163,7 @@ def test_resuming_with_other_options_is_refused(unbroken, file, tmp_path):
         PretrainSettings(steps=2, batch_size=4, evaluate_every=1, document_starts=0.5),
         PretrainSettings(steps=2, batch_size=4, evaluate_every=1, schedule_steps=9),
     ):
-        with pytest.raises(InputError, match="resume with the same options"):
+        with pytest.raises(InputError, match="resume with the same settings"):
             run(file, tmp_path, other, resume=True)
 
 
@@ -175,7 +175,7 @@ def test_a_loss_that_is_not_a_number_is_refused(file, tmp_path, monkeypatch, whe
     else:
         nan = {"loss": float("nan"), "bits_per_byte": float("nan")}
         monkeypatch.setattr(PretrainTask, "evaluate", lambda *a: nan)
-    with pytest.raises(InputError, match="the loss became nan at step .* lower --lr"):
+    with pytest.raises(InputError, match="the loss became nan at step .* lower learning rate"):
         run(file, tmp_path)
     assert not (tmp_path / "model.safetensors").exists()
 

@@ -164,8 +164,8 @@ def test_a_run_in_a_fresh_process_is_the_run_and_counts_its_own_memory(settings,
     written = json.loads((tmp_path / "there" / "run.json").read_text())
     assert {**written, **there} == written
     assert there["record"]["peak_memory_bytes"] > 0
-    assert there["record"]["test"] == here["record"]["test"]
-    assert there["settings"] == json.loads(json.dumps(here["settings"]))
+    assert there["record"]["test"] == here.results["test"]
+    assert there["settings"] == json.loads(json.dumps(here.settings))
     weights = [(tmp_path / name / "adapter.safetensors").read_bytes() for name in ("here", "there")]
     assert weights[0] == weights[1]
 

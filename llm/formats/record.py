@@ -3,18 +3,13 @@
 Whoever holds a `RunRecord` can rely on every field; nobody else looks into the JSON.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from llm.lora.settings import LoRASettings, check_method, check_settings
 from llm.model.config import GPTConfig
 from llm.utils.errors import InputError
 from llm.utils.files import read_json
-
-if TYPE_CHECKING:
-    from llm.lora.methods import LoRASettings  # needs torch, which describing a run does not
 
 RUN = "run.json"
 FORMAT = 1
@@ -62,7 +57,7 @@ class RunRecord:
         """The name of the file beside `run.json` that holds the trained tensors."""
         return "adapter.safetensors" if self.method == "lora" else "model.safetensors"
 
-    def merged(self, folder: str | Path) -> RunRecord:
+    def merged(self, folder: str | Path) -> "RunRecord":
         """The record of the plain model that is left when the adapter in `folder` is merged."""
         run = dict.fromkeys(("lora", "settings", "torch", "device", "weights_sha256", "results"))
         return replace(self, method="full", merged_from=str(folder), **run)
@@ -74,7 +69,7 @@ class RunRecord:
         return {name: x for name, x in content.items() if x is not None or name == "lora"}
 
     @classmethod
-    def from_dict(cls, content: dict, where: str = RUN) -> RunRecord:
+    def from_dict(cls, content: dict, where: str = RUN) -> "RunRecord":
         """From plain JSON.
 
         Args:
@@ -83,8 +78,6 @@ class RunRecord:
         Raises:
             InputError: an unknown format, and anything missing, unknown or of the wrong kind.
         """
-        from llm.lora.methods import check_method
-
         given = content.get("format")
         if type(given) is not int or given != FORMAT:
             raise InputError(f"{where}: format {given!r} is unknown; expected {FORMAT}")
@@ -109,7 +102,7 @@ class RunRecord:
         return cls(**found)
 
 
-def read_record(folder: str | Path) -> RunRecord:
+def read_record(folder: str | Path) -> "RunRecord":
     """The record of a folder. Raises InputError when it is not a fine-tuned folder."""
     path = Path(folder) / RUN
     if not path.exists():
@@ -127,9 +120,6 @@ def _base(content: dict, where: str) -> BaseRecord:
 
 
 def _lora(content: dict | None, method: str, where: str) -> LoRASettings | None:
-    from llm.lora.layer import check_settings
-    from llm.lora.methods import LoRASettings
-
     if method != "lora":
         if content is not None:
             raise InputError(f"{where}: lora does not belong to the method {method}; {MEND}")

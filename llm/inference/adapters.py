@@ -23,6 +23,7 @@ from llm.formats.finetuned import base_state, fill, outline
 from llm.formats.record import RunRecord, read_record
 from llm.inference.evaluation import classify
 from llm.inference.reading import read_messages
+from llm.lora.fused import fuse
 from llm.lora.inject import lora_layers
 from llm.lora.layer import LinearWithLoRA, LoRALayer
 from llm.model.classifier import GPTClassifier
@@ -65,6 +66,7 @@ class Adapters:
         self.tokenizer = tokenizer
         self.fingerprint = fingerprint(body)  # once, and not once an adapter: it reads all weights
         self.model = GPTClassifier(body.config, body=body).requires_grad_(False).eval()
+        fuse(self.model)  # attention that lets an adapter's query, key and value share work
         self.model.head = nn.Identity()
         self.in_use: str | None = None
         self._loaded: dict[str, Adapter] = {}
