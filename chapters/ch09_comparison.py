@@ -134,14 +134,14 @@ def two_tasks(options):
                 seed=options.seed,
             )
             record = finetune(settings, folders[task], device="cpu").results
-            measures = record["test"]
+            metrics = record["test"]
             rows.append(
                 (
                     task,
                     megabytes(record["saved_bytes"]),
-                    f"{100 * measures['accuracy']:.1f}",
-                    f"{100 * measures['f1']:.1f}",
-                    f"{100 * measures['roc_auc']:.1f}",
+                    f"{100 * metrics['accuracy']:.1f}",
+                    f"{100 * metrics['f1']:.1f}",
+                    f"{100 * metrics['roc_auc']:.1f}",
                 )
             )
         show(["task", "adapter", "test accuracy (%)", "F1 (%)", "ROC-AUC (%)"], rows)

@@ -110,13 +110,13 @@ def spectrum_figure(
     return figure
 
 
-def truncation_figure(ranks: Sequence[int], measures: Sequence[dict]) -> Figure:
+def truncation_figure(ranks: Sequence[int], metrics: Sequence[dict]) -> Figure:
     """Validation loss and F1 with the update cut to its strongest directions."""
     figure, (left, right) = new_figure(1, 2, width=10, height=3.4)
     places = range(len(ranks))
-    left.plot(places, [m["loss"] for m in measures], "o-", color=GREEN, linewidth=2)
+    left.plot(places, [m["loss"] for m in metrics], "o-", color=GREEN, linewidth=2)
     left.set(ylabel="validation loss (nats a message)", ylim=(0, None))
-    right.plot(places, [100 * m["f1"] for m in measures], "o-", color=GREEN, linewidth=2)
+    right.plot(places, [100 * m["f1"] for m in metrics], "o-", color=GREEN, linewidth=2)
     right.set(ylabel="validation F1 for spam (%)", ylim=(0, 100))
     for panel in (left, right):
         panel.set_xticks(places, [str(rank) for rank in ranks])

@@ -210,9 +210,9 @@ def test_a_lora_folder_is_kilobytes_and_holds_no_base(folder):
 def test_evaluate_prints_the_metric_names_of_the_results(folder, tsv):
     done = run("evaluate", "--from", folder, "--data", tsv, "--json")
     names = {"accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc", "messages"}
-    measures = json.loads(done.stdout)
-    assert names <= set(measures)
-    assert measures["messages"] == 80
+    metrics = json.loads(done.stdout)
+    assert names <= set(metrics)
+    assert metrics["messages"] == 80
 
 
 def test_predict_answers_each_message_in_order(folder):

@@ -13,7 +13,7 @@ from llm.data.batching import encode_messages
 from llm.formats.base import load_tokenizer
 from llm.formats.finetuned import load_finetuned
 from llm.lora.methods import METHODS, LoRASettings
-from llm.training.finetuning import FinetuneSettings, finetune, measures, prepare_messages
+from llm.training.finetuning import FinetuneSettings, finetune, metrics_on, prepare_messages
 from llm.utils.errors import InputError
 
 RUN, ADAPTER = "run.json", "adapter.safetensors"
@@ -55,7 +55,7 @@ def test_a_loaded_folder_measures_what_the_run_measured(method, targets, base, t
     torch.manual_seed(123)  # what is random must not come from here
     model, tokenizer, loaded = load_finetuned(tmp_path)
     test = prepare_messages(settings, tokenizer, SMALL.context_length).test
-    assert measures(model, test) == record.results["test"]
+    assert metrics_on(model, test) == record.results["test"]
     assert loaded == record
 
 

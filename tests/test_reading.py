@@ -35,9 +35,9 @@ def test_questions_are_measured_alike_with_and_without_their_marks(tmp_path, cap
         "".join(f"{label}\t{without_question_marks(text)}\n" for label, text in LABELLED)
     )
     assert asked.read_text() != plain.read_text()
-    measures = evaluated(asked, capsys)
-    assert measures["messages"] == len(LABELLED)
-    assert measures == evaluated(plain, capsys)
+    metrics = evaluated(asked, capsys)
+    assert metrics["messages"] == len(LABELLED)
+    assert metrics == evaluated(plain, capsys)
 
 
 @pytest.mark.parametrize("task", ["spam", "question"])

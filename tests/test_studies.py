@@ -46,7 +46,7 @@ def settings(tmp_path):
 
 
 def canned(scores):
-    """A fine-tuning that only looks its validation measures up, and has measured no test."""
+    """A fine-tuning that only looks its validation metrics up, and has measured no test."""
 
     def finetune(settings, folder, resume, device):
         assert resume  # a search that was interrupted goes on

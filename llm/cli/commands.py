@@ -5,7 +5,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from llm.cli.terminal import lines_of_standard_input, measures_line, one_line
+from llm.cli.terminal import lines_of_standard_input, metrics_line, one_line
 from llm.lora.settings import LoRASettings
 from llm.training.settings import RECIPES, FinetuneSettings, PretrainSettings
 from llm.utils.errors import InputError
@@ -57,7 +57,7 @@ def finetune(options) -> None:
     run = record.results
     print(f"{run['trainable_parameters']:,} of {run['total_parameters']:,} trained")
     if "test" in run:
-        print(measures_line(run["test"]))
+        print(metrics_line(run["test"]))
     _say(options, f"written: {options.out}, {run['saved_bytes']:,} bytes of weights")
 
 
@@ -73,9 +73,9 @@ def evaluate(options) -> None:
     messages = read_labelled(options.data, record.labels)
     tasks = [record.task] * len(messages)
     encoded = read_messages(messages, tasks, tokenizer, model.config.context_length)
-    measures = classification_metrics(encoded.labels, classify(model, encoded)[:, 1])
-    measures = {"messages": len(messages), "cut": encoded.cut, **measures}
-    print(json.dumps(measures, indent=2) if options.json else measures_line(measures))
+    metrics = classification_metrics(encoded.labels, classify(model, encoded)[:, 1])
+    metrics = {"messages": len(messages), "cut": encoded.cut, **metrics}
+    print(json.dumps(metrics, indent=2) if options.json else metrics_line(measures))
     _warn_of_cut(options, encoded.cut)
 
 

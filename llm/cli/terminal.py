@@ -1,4 +1,4 @@
-"""Messages from standard input, and what is printed of messages and measures."""
+"""Messages from standard input, and what is printed of messages and metrics."""
 
 import sys
 
@@ -15,12 +15,12 @@ def lines_of_standard_input() -> list[str]:
     return texts
 
 
-def measures_line(measures: dict) -> str:
-    """The measures of a classifier in one line."""
-    shown = [f"{measures['messages']} messages"] if "messages" in measures else []
+def metrics_line(metrics: dict) -> str:
+    """The metrics of a classifier in one line."""
+    shown = [f"{metrics['messages']} messages"] if "messages" in metrics else []
     for name in ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc"):
-        if measures[name] is not None:
-            shown.append(f"{name.replace('_', ' ')} {measures[name]:.4f}")
+        if metrics[name] is not None:
+            shown.append(f"{name.replace('_', ' ')} {metrics[name]:.4f}")
     return ", ".join(shown)
 
 

@@ -1,6 +1,6 @@
 """A fine-tuned model as a folder: what was trained, and how to put it back on its base.
 
-    run.json               the record: base, method, task, labels, settings, measures
+    run.json               the record: base, method, task, labels, settings, metrics
     adapter.safetensors    for `lora`: A, B and the head, kilobytes
     model.safetensors      for the others: the tensors that were trained (`full`: all of them)
 

@@ -1,4 +1,4 @@
-"""How good a classifier is: its probabilities for messages, and the measures of them.
+"""How good a classifier is: its probabilities for messages, and the metrics of them.
 
 Precision, recall and F1 are for the positive class (spam). With 11 % spam, answering "ham" to
 everything is 89 % accurate: read accuracy beside F1 and balanced accuracy.
@@ -60,7 +60,7 @@ def classify(model: GPTClassifier, messages: Encoded, token_budget: int = 2048) 
 
 
 def classification_metrics(labels: Sequence[int], positive: torch.Tensor) -> dict[str, float]:
-    """The measures of `results.json` for two classes.
+    """The metrics of `results.json` for two classes.
 
     Args:
         labels: 0 or 1 a message.

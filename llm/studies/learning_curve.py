@@ -59,7 +59,7 @@ def learning_curve(
         report: is given a line after every run.
 
     Returns:
-        what is written: `points`, one a run with the test measures; `summary`, one a line of the
+        what is written: `points`, one a run with the test metrics; `summary`, one a line of the
         figure and a size, with mean and standard deviation over the seeds.
 
     Raises:

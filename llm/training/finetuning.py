@@ -220,7 +220,7 @@ def _finetune(settings, out, resume, device, quiet, report) -> RunRecord:
         **({} if settings.all_messages else measured(model, data.validation, data.test)),
     }
     if everyday := everyday_messages(settings):
-        results["everyday"] = measures(model, encode_all(everyday, tokenizer, config))
+        results["everyday"] = metrics_on(model, encode_all(everyday, tokenizer, config))
     record = RunRecord(
         config=model.config,
         method=settings.method,
@@ -247,8 +247,8 @@ def body_fingerprint(model: GPTClassifier) -> str:
     return fingerprint(base_state(model.body))
 
 
-def measures(model: GPTClassifier, messages: Encoded) -> dict:
-    """The measures of a model on labelled messages."""
+def metrics_on(model: GPTClassifier, messages: Encoded) -> dict:
+    """The metrics of a model on labelled messages."""
     return classification_metrics(messages.labels, classify(model, messages)[:, 1])
 
 

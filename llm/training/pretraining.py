@@ -92,8 +92,8 @@ class PretrainTask:
         """Loss and bits per byte on the validation text."""
         device = next(model.parameters()).device.type
         context = autocast(device, self.settings.precision)
-        measures = bits_per_byte(model.model, self.validation, context=context)
-        return {key: measures[key] for key in ("loss", "bits_per_byte")}
+        metrics = bits_per_byte(model.model, self.validation, context=context)
+        return {key: metrics[key] for key in ("loss", "bits_per_byte")}
 
 
 def pretrain(
