@@ -75,7 +75,7 @@ def evaluate(options) -> None:
     encoded = read_messages(messages, tasks, tokenizer, model.config.context_length)
     metrics = classification_metrics(encoded.labels, classify(model, encoded)[:, 1])
     metrics = {"messages": len(messages), "cut": encoded.cut, **metrics}
-    print(json.dumps(metrics, indent=2) if options.json else metrics_line(measures))
+    print(json.dumps(metrics, indent=2) if options.json else metrics_line(metrics))
     _warn_of_cut(options, encoded.cut)
 
 
