@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 import torch
+import torch.nn.functional as F
 from small import write_base, write_messages
 from twins import TINY, hf_twin, random_ids, randomise
 
@@ -18,6 +19,7 @@ from llm.lora.methods import apply_method
 from llm.model.classifier import GPTClassifier
 from llm.studies.summary import paired_difference
 from llm.training.classification import ClassificationTask
+from llm.training.next_token import next_token_loss
 from llm.training.settings import RECIPES, FinetuneSettings
 from llm.utils.errors import InputError
 
@@ -82,6 +84,23 @@ def test_micro_batches_add_up_with_the_language_model_loss():
     whole = task(model, lm_loss=0.5)
     shares = [whole.loss(model, whole.batch(0, part, 4)) for part in range(4)]
     torch.testing.assert_close(sum(shares), whole.loss(model, whole.batch(0)))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_next_token_loss_is_cross_entropy_and_so_are_its_gradients(frozen, monkeypatch):
+    monkeypatch.setattr("llm.training.next_token.TOKENS", 3)  # several parts, the last one smaller
+    torch.manual_seed(0)
+    x = torch.randn(8, 5, dtype=torch.float64, requires_grad=True)
+    embedding = torch.randn(11, 5, dtype=torch.float64, requires_grad=not frozen)
+    targets = torch.tensor([3, 0, -100, 10, 7, 7, -100, 1])
+    inputs = [x] if frozen else [x, embedding]
+    losses = (
+        next_token_loss(x, embedding, targets),
+        F.cross_entropy(x @ embedding.T, targets, reduction="sum"),
+    )
+    torch.testing.assert_close(*losses)
+    ours, theirs = (torch.autograd.grad(0.3 * loss, inputs) for loss in losses)
+    torch.testing.assert_close(ours, theirs)
 
 
 TEXT = "WINNER!! Claim your prize, call 0909 8790 123 now"

@@ -14,12 +14,12 @@ from llm.training.finetuning import finetune
 from llm.training.settings import FinetuneSettings
 from llm.utils.files import write_json
 
-# Neighbours in a grid are a factor of about 3 apart: finer steps would follow the seeds.
+# Neighbours in a grid are a factor of 2 to 3 apart: finer steps would follow the splits.
 GRIDS = {
-    "full": (3e-5, 1e-4, 3e-4, 1e-3),
-    "last_block": (1e-4, 3e-4, 1e-3, 3e-3),
+    "full": (1e-4, 2e-4, 4e-4),
+    "last_block": (3e-4, 1e-3, 3e-3),
     "head": (3e-3, 1e-2, 3e-2),
-    "lora": (3e-4, 1e-3, 3e-3, 1e-2),
+    "lora": (1.5e-3, 3e-3, 5e-3),
 }
 
 

@@ -23,6 +23,7 @@ from llm.data.batching import (
 from llm.inference.evaluation import classification_metrics, probabilities
 from llm.model.classifier import GPTClassifier
 from llm.model.layouts import Packed
+from llm.training.next_token import next_token_loss
 
 
 class Part(NamedTuple):
@@ -127,8 +128,7 @@ class ClassificationTask:
         logits = model.answer(model.pooled(x, layout))  # (batch, n_classes)
         loss = F.cross_entropy(logits.float(), batch.labels, reduction="sum")
         x, targets = layout.next_tokens(x, batch.ids)  # (places, emb_dim), (places,)
-        scores = model.body.logits(x)  # (places, vocab_size)
-        lm_loss = F.cross_entropy(scores.float(), targets, reduction="sum")
+        lm_loss = next_token_loss(x, model.body.tok_emb.weight, targets)
         return loss * weighted.per_message + self.lm_loss * lm_loss * weighted.per_token
 
     def evaluate(self, model: GPTClassifier) -> dict:

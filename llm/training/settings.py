@@ -16,7 +16,7 @@ OPTIMIZERS = ("adamw", "muon")
 # Highest learning rate of each method. Chosen on the validation messages alone; the search is
 # recorded in data/learning_rates.json and repeated by
 # `python chapters/ch08_classification.py --search`.
-LEARNING_RATES = {"full": 1e-4, "last_block": 3e-4, "head": 1e-2, "lora": 3e-3}
+LEARNING_RATES = {"full": 4e-4, "last_block": 3e-3, "head": 1e-2, "lora": 5e-3}
 
 
 # What a message is read and trained with beside its label. `plain` is the lesson's own.
@@ -38,7 +38,7 @@ class FinetuneSettings:
     data: str | None = None  # None: the messages that are installed; "full"; a file
     balanced: bool = False  # as many ham as spam in the training messages
     limit: int | None = None  # training messages; None: all
-    epochs: int = 5
+    epochs: int = 2
     batch_size: int = 32
     lr: float | None = None  # None: what LEARNING_RATES says
     precision: str = "fp32"
