@@ -121,9 +121,9 @@ def lengths(train, vocabularies):
         rows[-1] += (round(characters, 2),)
     show(["vocabulary", "tokens", "mean", "median", "longest", "characters a token"], rows)
     say(
-        "Fewer tokens mean less to compute and more text within the model's 256 positions. The "
+        "Fewer tokens mean less to compute and more text within the model's 512 positions. The "
         "price is the embedding table: a row of numbers for every token, which mini spends about "
-        "three in ten of its parameters on."
+        "a fifth of its parameters on."
     )
     return counts
 

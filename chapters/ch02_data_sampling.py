@@ -47,7 +47,7 @@ def teach(options):
     train = messages(options.seed)
     windows(train, tokenizer, options.seed)
     texts, labels = [m.text for m in train], [m.label for m in train]
-    encoded = encode_messages(tokenizer, texts, labels, context_length=256)
+    encoded = encode_messages(tokenizer, texts, labels, context_length=512)
     order(encoded, options.seed)
     padding(encoded, options)
     packed(encoded, options.seed)

@@ -1,7 +1,7 @@
 """Chapter 3. Embeddings: what a token is, plus where it stands
 
 A token's number says nothing: 4,711 is not nearer to 4,712 than to 17. So each token gets a row of
-a table, 320 numbers in `mini`, and these rows are learned like every other weight. Tokens that are
+a table, 256 numbers in `mini`, and these rows are learned like every other weight. Tokens that are
 used alike end up with rows that point the same way. A second table has a row for every position,
 because "man bites dog" is not "dog bites man". The model works with the sum of the two.
 
@@ -107,8 +107,7 @@ def neighbours(model, tokenizer, options):
     section("Nearest neighbours")
     say(
         f"The tokens whose rows point most nearly the same way (cosine), {options.weights} "
-        "weights. Each token is shown as it is, most with the space before a word. In text "
-        "messages 'you' is often 'u'."
+        "weights. Each token is shown as it is, most with the space before a word."
     )
     table = F.normalize(model.tok_emb.weight, dim=1)  # rows of length 1: products are cosines
     rows = []

@@ -45,7 +45,7 @@ def teach(options):
         the_straight_path()
     parameters(options.out)
     try_next(
-        "in shapes, give 257 tokens: one error line, because position 257 has no embedding.",
+        "in shapes, give 513 tokens: one error line, because position 513 has no embedding.",
         "in the_straight_path, count the signal after each block of PRESETS['gpt2'] (12 blocks, "
         "500 MB of random weights): it still grows slowly, thanks to the narrower start of the "
         "layers that add to the path.",
@@ -138,9 +138,9 @@ def parameters(out):
     total = sum(parts["gpt2"].values())
     say(
         f"gpt2 has {total:,} parameters. Codes that store the output layer as a copy of the token "
-        f"embedding count {tied:,} more, {total + tied:,}: the same model, untied. In the smallest "
-        "model a third of all parameters only says what tokens are; in the largest nearly all sit "
-        "in the blocks. Two thirds of a block are its feed-forward layers."
+        f"embedding count {tied:,} more, {total + tied:,}: the same model, untied. In gpt2 a "
+        "third of all parameters only says what tokens are, in mini a fifth; in the largest nearly "
+        "all sit in the blocks. Two thirds of a block are its feed-forward layers."
     )
     save(parameters_by_part_figure(parts), out, "ch05_architecture.png")
 

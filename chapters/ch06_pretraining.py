@@ -97,6 +97,8 @@ def tiny_pretraining(files, out, options) -> dict:
         steps=options.steps,
         batch_size=16,
         lr=5e-3,
+        optimizer="adamw",  # the usual one; mini's was Muon, see llm/training/muon.py
+        weight_decay=0.1,
         warmup_share=0.1,
         evaluate_every=max(1, options.steps // 2),
         log_every=1,

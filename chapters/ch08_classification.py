@@ -1,7 +1,7 @@
 """Chapter 8. Classification: a head, and two ways to train what is below it
 
 A language model ends in a score for every token of its vocabulary. To tell spam from ham two
-scores are enough, so a small head takes their place: two rows of 320 numbers that read the hidden
+scores are enough, so a small head takes their place: two rows of 256 numbers that read the hidden
 state of each message's last real token, the only one that has seen the whole message. Then the
 model is fine-tuned: all of it, or, with LoRA, a few percent of it.
 

@@ -90,7 +90,7 @@ def spectrum_figure(
     left.text(first * 1.08, 3, f"{first} directions", fontsize=9)
     left.set(xscale="log", xlabel="directions kept, strongest first")
     left.set(ylabel="share of the squared numbers (%)", ylim=(0, 102), title=name)
-    ticks = [n for n in (1, 2, 4, 8, 16, 32, 64, 128, 320) if n <= len(values)]
+    ticks = [n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256) if n <= len(values)]
     left.set_xticks(ticks, ticks)
     left.minorticks_off()
     left.legend(loc="upper left", fontsize=9)

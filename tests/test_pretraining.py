@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -62,7 +62,7 @@ def same(one, other) -> bool:
 
 
 def test_the_loss_falls_from_blind_guessing(unbroken):
-    _, history = unbroken
+    out, history = unbroken
     losses = [point["loss"] for point in history["curve"]]
     assert losses[0] == pytest.approx(math.log(TINY.vocab_size), abs=0.05)
     assert losses[-1] < losses[0] - 1
@@ -70,6 +70,8 @@ def test_the_loss_falls_from_blind_guessing(unbroken):
     assert [entry["step"] for entry in history["evaluations"]] == [4, 8, 12]
     assert bits == sorted(bits, reverse=True)
     assert history["tokens_seen"] == 12 * 8 * 16
+    about = read_json(out / "recipe.json")["corpus"]
+    assert history["tokens_per_byte"] == about["tokens"] / about["bytes"]
 
 
 def test_a_vocabulary_of_other_text_is_not_used_again(file, tmp_path):
@@ -239,7 +241,7 @@ def test_from_a_base_what_does_not_go_together_is_refused(unbroken, file, tmp_pa
 
 
 def test_a_longer_schedule_ends_before_it_is_over():
-    """Stage one of `mini`: the first 26,000 rates of a run of 39,500 steps."""
+    """The first 26 rates of a run of 40 steps."""
     short = TrainSettings(steps=26, schedule_steps=40, lr=1.0)
     long = TrainSettings(steps=40, lr=1.0)
     for step in range(26):
@@ -389,16 +391,34 @@ def test_a_corpus_that_is_not_there_is_one_line(tmp_path, capsys):
 
 
 def test_the_bundled_log_is_what_the_figure_reads():
-    """Both stages, one after the other; the figure marks the seam."""
+    """Training and validation stand in one unit: a nat a token of the log makes so many bits."""
     from llm.figures.studies import pretraining_figure
 
-    log = read_json(ROOT / "data" / "mini" / "log.json")
+    folder = ROOT / "data" / "mini"
+    log, recipe = read_json(folder / "log.json"), read_json(folder / "recipe.json")
     steps = [point["step"] for point in log["curve"]]
     assert steps == sorted(set(steps))
-    assert log["tokens_seen"] == steps[-1] * 256 * 256
-    labels = [text.get_text() for text in pretraining_figure(log).axes[0].get_legend().texts]
-    assert labels == [
-        "training (bits per token)",
-        "second stage begins",
-        "validation (bits per byte)",
-    ]
+    settings, config = recipe["stages"][0]["settings"], recipe["config"]
+    assert log["tokens_seen"] == steps[-1] * settings["batch_size"] * config["context_length"]
+    assert log["tokens_per_byte"] == recipe["corpus"]["tokens"] / recipe["corpus"]["bytes"]
+
+    figure = pretraining_figure(log)
+    (axes,) = figure.axes  # no second scale
+    training, validation = axes.get_lines()
+    tokens_a_byte = 35_182_796 / 129_741_662
+    assert training.get_ydata()[-1] == pytest.approx(
+        log["curve"][-1]["loss"] * tokens_a_byte / math.log(2)
+    )
+    assert validation.get_ydata()[-1] == log["evaluations"][-1]["bits_per_byte"]
+    assert axes.get_ylabel() == "bits per byte"
+    legend = axes.get_legend().get_window_extent()
+    for line in (training, validation):  # no line runs through the legend
+        points = axes.transData.transform(line.get_xydata())
+        assert not any(legend.contains(*point) for point in points)
+
+
+def test_the_bundled_recipe_is_the_default():
+    """What data/README.md tells of `mini` is what `python -m llm pretrain` does by itself."""
+    settings = read_json(ROOT / "data" / "mini" / "recipe.json")["stages"][0]["settings"]
+    usual = asdict(PretrainSettings().on("cuda"))
+    assert settings | {"evaluate_every": usual["evaluate_every"]} == usual

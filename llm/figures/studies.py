@@ -1,5 +1,7 @@
 """The figures of what is recorded in `data/`: pretraining, learning curves, rates, memory."""
 
+import math
+
 from matplotlib.figure import Figure
 
 from llm.figures.style import (
@@ -89,35 +91,44 @@ def search_figure(result: dict) -> Figure:
 
 
 def pretraining_figure(log: dict) -> Figure:
-    """The loss curve of a pretraining run and its validation, both in bits."""
+    """Training and validation loss of a pretraining run, both in bits per byte.
+
+    The training loss is counted in nats a token; so many tokens a byte, and ln 2 nats a bit.
+
+    The first steps, far above all others, are cut off.
+
+    log: as `llm.training.pretraining.pretrain` returns it.
+    """
     figure, axes = new_figure(width=7)
     tokens_a_step = log["tokens_seen"] / log["curve"][-1]["step"] / 1e6
-    curve, evaluations = log["curve"], log["evaluations"]
+    bits_per_byte = log["tokens_per_byte"] / math.log(2)  # of a loss of one nat a token
     axes.plot(
-        [point["step"] * tokens_a_step for point in curve],
-        [point["loss"] / 0.6931472 for point in curve],
+        [point["step"] * tokens_a_step for point in log["curve"]],
+        [point["loss"] * bits_per_byte for point in log["curve"]],
         color=BLUE,
-        linewidth=1,
-        label="training (bits per token)",
+        linewidth=0.9,
+        label="training, single batches",
     )
-    for step in log.get("seams", []):  # a log of several runs, one after another
-        at = step * tokens_a_step
-        axes.axvline(at, color=INK, linestyle="--", linewidth=1, label="second stage begins")
-    bytes_axis = axes.twinx()
-    bytes_axis.plot(
-        [point["step"] * tokens_a_step for point in evaluations],
-        [point["bits_per_byte"] for point in evaluations],
+    evaluations = [point["bits_per_byte"] for point in log["evaluations"]]
+    axes.plot(
+        [point["step"] * tokens_a_step for point in log["evaluations"]],
+        evaluations,
         "o-",
         color=RED,
-        markersize=4,
-        label="validation (bits per byte)",
+        markersize=5,
+        label="validation",
     )
-    axes.set(xlabel="tokens seen (millions)", ylabel="bits per token, training")
-    bytes_axis.set(ylabel="bits per byte, validation")
-    bytes_axis.grid(visible=False)
-    bytes_axis.spines["right"].set_visible(True)
-    handles = [*axes.get_lines(), *bytes_axis.get_lines()]
-    axes.legend(handles=handles, loc="upper right")
+    axes.annotate(
+        f"{evaluations[-1]:.3f}",
+        (tokens_a_step * log["evaluations"][-1]["step"], evaluations[-1]),
+        (0, 7),
+        textcoords="offset points",
+        ha="center",
+        color=RED,
+    )
+    axes.set(xlabel="tokens seen (millions)", ylabel="bits per byte")
+    axes.set_ylim(top=1.5 * evaluations[0])
+    axes.legend(loc="upper right", frameon=True, framealpha=1, edgecolor="none")
     axes.set_title("Pretraining: guessing the next token")
     return figure
 

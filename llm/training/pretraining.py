@@ -127,7 +127,7 @@ def pretrain(
 
     Returns:
         what log.json holds: `curve`, `evaluations`, `train_seconds`, `parameters`,
-        `tokens_seen`, `tokens_per_second`, `validation`.
+        `tokens_seen`, `tokens_per_byte` (of the corpus), `tokens_per_second`, `validation`.
 
     Raises:
         InputError: unreadable text, a vocabulary that does not fit the shape, a loss that is not
@@ -198,6 +198,7 @@ def _pretrain(
     history |= {
         "parameters": sum(p.numel() for p in model.parameters()),
         "tokens_seen": tokens,
+        "tokens_per_byte": corpus.n_tokens / corpus.n_bytes,  # makes nats a token bits a byte
         "tokens_per_second": tokens / max(history["train_seconds"], 1e-9),
     }
     half = {name: tensor.half() for name, tensor in model.state_dict().items()}
