@@ -39,11 +39,14 @@ def read_histories(results: dict, folder: Path) -> dict[str, list[dict]]:
     return histories
 
 
-def overview_figure(results: dict) -> Figure:
-    """Parameters, memory and F1 side by side: what LoRA saves, and what it costs."""
+def overview_figure(results: dict, costs: dict | None = None) -> Figure:
+    """Parameters, memory and F1 side by side: what LoRA saves, and what it costs.
+
+    costs: a results.json to take the memory from, of another machine; None: the same.
+    """
     figure, (left, middle, right) = new_figure(1, 3, width=11, height=3.6)
     draw_parameters(left, results)
-    draw_memory(middle, results)
+    draw_memory(middle, costs or results)
     draw_score(right, results, "f1", "F1 for spam (%)")
     _title(figure, results)
     return figure

@@ -217,7 +217,7 @@ def measured_storage_figure(entries: list[dict]) -> Figure:
 
 
 def ladder_figure(result: dict) -> Figure:
-    """What each step of the recipe brings: test F1 and seconds, for LoRA and full fine-tuning.
+    """What each step of the recipe brings, for LoRA and full fine-tuning.
 
     result: as `llm.studies.ladder.ladder` returns it.
     """
@@ -225,32 +225,33 @@ def ladder_figure(result: dict) -> Figure:
     rungs = list(dict.fromkeys(row["rung"] for row in result["rows"]))
     for shift, method, marker in ((-0.12, "lora", "s"), (0.12, "full", "o")):
         rows = [row for row in result["rows"] if row["method"] == method]
-        places = [number + shift for number in range(len(rows))]
+        style = {"color": COLOURS[method], "label": NAMES[method], "capsize": 3, "linewidth": 1.4}
         left.errorbar(
-            places,
+            [number + shift for number in range(len(rows))],
             [100 * row["test_f1_mean"] for row in rows],
             [100 * (row["test_f1_std"] or 0) for row in rows],
             fmt=f"{marker}-",
-            color=COLOURS[method],
-            label=NAMES[method],
-            capsize=3,
-            linewidth=1.4,
+            **style,
         )
-        right.bar(
-            [number + 1.6 * shift for number in range(len(rows))],
-            [row["train_seconds"] for row in rows],
-            0.36,
-            color=COLOURS[method],
-            label=NAMES[method],
+        steps = [row["paired"]["test_f1"] for row in rows[1:]]
+        means = [100 * step["mean"] for step in steps]
+        ends = [
+            [mean - 100 * step["low"] for mean, step in zip(means, steps)],
+            [100 * step["high"] - mean for mean, step in zip(means, steps)],
+        ]
+        right.errorbar(
+            [number + shift for number in range(1, len(rows))], means, ends, fmt=marker, **style
         )
-    labels = [rung if number == 0 else f"+ {rung}" for number, rung in enumerate(rungs)]
+    labels = ["plain", "+ last\nepoch", "+ mean of\nthe tokens", "+ language-\nmodel loss"]
+    labels = [*labels, "+ BPE-\ndropout"][: len(rungs)]
     for panel in (left, right):
-        panel.set_xticks(range(len(rungs)), [label.replace(" ", "\n", 2) for label in labels])
-        panel.tick_params(axis="x", labelsize=8)
+        panel.set_xticks(range(len(rungs)), labels)
+        panel.tick_params(axis="x", labelsize=9)
         panel.grid(axis="x", visible=False)
     left.set(ylabel="F1 for spam, test (%)")
     left.set_title(f"Mean and standard deviation over {len(result['splits'])} splits")
     left.legend(loc="lower right")
-    right.set(ylabel="training (s)")
-    right.set_title(f"What it costs, {result['device']}")
+    right.axhline(0, color=INK, linewidth=1)
+    right.set(ylabel="points of F1 over the step before", xlim=(0.5, len(rungs) - 0.5))
+    right.set_title("Paired difference and its 95 % interval")
     return figure

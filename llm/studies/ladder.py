@@ -7,6 +7,7 @@ the best on validation, the mean of a message's tokens in place of its last one,
 loss on the messages (Radford et al. 2018, section 3.2), and BPE-dropout (Provilkov et al. 2020).
 """
 
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def ladder(splits: list[int], work: Path, out: Path, device: str = "auto") -> di
 
     Returns:
         what is written: `rows`, one a method and rung, with the validation and test metrics' means
-        and deviations over the splits, the mean seconds of training, and the paired difference to
+        and deviations over the splits, the median seconds of training, and the paired difference to
         the rung before.
     """
     rows = []
@@ -65,7 +66,7 @@ def ladder(splits: list[int], work: Path, out: Path, device: str = "auto") -> di
                 for key in KEYS
             }
             row = {"method": method, "rung": name, **means_and_stds(columns)}
-            row["train_seconds"] = sum(r["train_seconds"] for r in records) / len(records)
+            row["train_seconds"] = statistics.median(r["train_seconds"] for r in records)
             if before:
                 row["paired"] = {
                     key: paired_difference(values, before[key]) for key, values in columns.items()
