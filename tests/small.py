@@ -41,7 +41,7 @@ def write_messages(path: Path, count: int = 60) -> Path:
 
 
 def write_adapter(
-    folder: Path, base: Path, messages: Path, task="spam", resume=False, **lora
+    folder: Path, base: Path, messages: Path, task="spam", resume=False, pool="mean", **lora
 ) -> Path:
     """An adapter from a run of one epoch at a high rate, so that it does something."""
     settings = FinetuneSettings(
@@ -49,6 +49,7 @@ def write_adapter(
         model=str(base),
         data=str(messages),
         task=task,
+        pool=pool,
         epochs=1,
         batch_size=8,
         lr=0.05,

@@ -188,7 +188,7 @@ def test_an_unwritable_place_is_one_line(tmp_path):
 def finetuned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     base, messages = write_base(folder / "base"), write_messages(folder / "messages.tsv")
-    return write_adapter(folder / "adapter", base, messages)
+    return write_adapter(folder / "adapter", base, messages, pool="last")
 
 
 def of_ours(folder, message: str) -> torch.Tensor:

@@ -69,5 +69,8 @@ def test_the_stored_prefix_is_what_the_blocks_make(tiny, messages, start):
     batch = collate(messages, indices)
     lengths = torch.tensor([len(hidden[index]) for index in indices])
     x = torch.cat([hidden[index] for index in indices])[None]  # (1, all_tokens, emb_dim)
-    stored = model.from_hidden(x, Packed(lengths), start)
+    if start == tiny.n_layers:  # what the head reads is kept, one vector a message
+        stored = model.answer(x[0])
+    else:
+        stored = model.from_hidden(x, Packed(lengths), start)
     torch.testing.assert_close(stored, model(batch.ids, batch.lengths), atol=1e-5, rtol=1e-5)

@@ -192,6 +192,7 @@ def test_a_comparison_gives_each_method_its_own_learning_rate_or_the_one_for_all
         columns = ("trainable_parameters", "total_parameters", "saved_bytes", "train_seconds")
         columns += ("examples_per_second", "peak_memory_bytes")
         record = {"method": settings.method, "test": measured, "validation": measured}
+        record |= {"seed": settings.seed, "split_seed": settings.split_seed}
         record |= dict.fromkeys(columns, 1)
         base = {"model": "tiny", "weights": "random"}
         return {"record": record, "base": base, "device": "cpu", "data": {}, "settings": {}}

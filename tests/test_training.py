@@ -57,7 +57,7 @@ def test_the_loop_makes_the_steps_of_a_plain_pytorch_loop(tiny, messages):
         ]
     )
     for step in range(15):
-        (ids, lengths, labels), _ = task.batch(step)
+        ids, lengths, labels = task.batch(step).batch
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(plan, step)
         F.cross_entropy(reference(ids, lengths), labels).backward()
