@@ -121,6 +121,7 @@ def test_the_results_it_read_are_those_that_are_committed(path):
 def test_the_fourth_story_reads_the_committed_studies():
     text = "\n".join(map(text_of, code_cells(read(STORIES[3]))))
     assert "data/learning_curve.json, SHA-256" in text
+    assert "data/results.json, SHA-256" in text
 
 
 def test_links_lead_to_files():
@@ -143,25 +144,29 @@ RESULTS = {
             "test_accuracy_std": 0.0026,
             "test_f1_mean": 0.953,
             "test_f1_std": None,
+            "everyday_accuracy_mean": 0.8,
+            "everyday_accuracy_std": 0.02,
         }
     },
-    "baselines": {"majority": {"accuracy": 0.884, "f1": 0.0}},
+    "baselines": {"majority": {"accuracy": 0.884, "f1": 0.0, "everyday": {"accuracy": 0.5}}},
 }
+COSTS = {"summary": {"lora": {"peak_memory_bytes_mean": 244e6, "train_seconds_mean": 75.3}}}
 
 
 def test_the_table_has_the_numbers_of_the_results():
-    lora, ham = results_table(RESULTS).splitlines()[2:]
+    lora, ham = results_table(RESULTS, COSTS).splitlines()[2:]
     cells = [cell.strip() for cell in lora.strip("|").split("|")]
     assert cells == [
         "LoRA",
         "231,042 (2.5 %)",
         "930 kB",
-        "361.2 MB",
-        "94 s",
+        "244.0 MB",
+        "75 s",
         "98.9 ± 0.3 %",
         "95.3 %",
+        "80.0 ± 2.0 %",
     ]
-    assert ham.endswith("| 88.4 % | 0.0 % |")
+    assert ham.endswith("| 88.4 % | 0.0 % | 50.0 % |")
 
 
 def test_the_table_takes_the_place_of_the_old_one():
