@@ -1,15 +1,16 @@
 """Chapter 8. Classification: a head, and two ways to train what is below it
 
 A language model ends in a score for every token of its vocabulary. To tell spam from ham two
-scores are enough, so a small head takes their place: two rows of 256 numbers that read the hidden
-state of each message's last real token, the only one that has seen the whole message. Then the
+scores are enough, so a small head takes their place: two rows of 256 numbers. What do they read?
+The hidden state of a message's last real token, the only one that has seen the whole message; or
+the mean over all its tokens, which did better here (data/README.md) and is the default. Then the
 model is fine-tuned: all of it, or, with LoRA, a few percent of it.
 
 You will see that a message's answer does not depend on what stands beside it in a batch, and how
 it does when padding is read; full fine-tuning against LoRA on a short run, with loss, time and
 memory; the mistakes that remain; where the time of a step goes; and how the learning rates were
-chosen. `--search` makes that choice anew, on the validation messages alone (half an hour and more
-on two cores).
+chosen. `--search` makes that choice anew, on the validation messages alone (an hour and more on two
+cores).
 
 Source: Radford et al. 2018, section 3.2 (the head); Hu et al. 2021, section 5 (the comparison).
 """
@@ -80,7 +81,8 @@ def teach(options):
         "--weights random: the same head, the same messages, and no English to build on. What is "
         "left is what words alone tell.",
         'METHODS = ("full", "last_block", "head", "lora"), and --epochs 5: the two new ones '
-        "compute the frozen blocks once in all, not once an epoch; the head is clearly worse.",
+        "compute the frozen blocks once in all, not once an epoch. Which of them is worse? Chapter "
+        "9 has ten splits.",
     )
 
 
@@ -128,7 +130,10 @@ def full_against_lora(settings, folders) -> dict:
     data = runs["full"].data
     say(
         f"From the same base, the same head and the same order of {data['train']} training "
-        f"messages, {settings.epochs} epochs. Each method has its own learning rate."
+        f"messages, {settings.epochs} epochs. Each method has its own learning rate. Both read the "
+        "mean of a message's tokens, and predict each next token of the messages beside the label, "
+        "the defaults of `finetune`; `--recipe plain` there is the head of above and the label "
+        "alone."
     )
     lines = {
         "trained numbers": lambda r: f"{r['trainable_parameters']:,}",
@@ -211,7 +216,7 @@ def mistakes(folder):
 def learning_rates(settings, options):
     section("How the learning rates were chosen")
     if options.search:
-        # All messages and five epochs, as in a comparison; --limit and --epochs do not count.
+        # All messages and epochs, as in a comparison; --limit and --epochs do not count.
         search_learning_rates(
             GRIDS,
             list(range(options.seed, options.seed + options.seeds)),
@@ -224,9 +229,12 @@ def learning_rates(settings, options):
         say("data/learning_rates.json is not there yet; --search makes it.")
         return
     result = read_json(RATES)
+    searched = result["settings"]
+    same_recipe = searched.get("pool") == FinetuneSettings.pool
     say(
-        f"Every rate with {len(result['seeds'])} seeds, F1 and loss on the validation messages, "
-        "mean and standard deviation. The highest mean F1 wins, then the lowest loss:"
+        f"Every rate with {len(result['seeds'])} seeds, {searched['epochs']} epochs, F1 and loss "
+        "on the validation messages, mean and standard deviation. The highest mean F1 wins, then "
+        "the lowest loss:"
     )
     rows = []
     for method, found in result["methods"].items():
@@ -237,8 +245,15 @@ def learning_rates(settings, options):
             f1 = f"{100 * row['validation_f1_mean']:.1f} ± {100 * deviation:.1f}"
             rows.append((method, f"{rate:g}", f1, f"{row['validation_loss_mean']:.4f}", mark))
     show(["method", "rate", "F1 (%)", "loss", ""], rows)
+    if not same_recipe:
+        say(
+            "This record is of the first base and the plain recipe. The rates in use were chosen "
+            "the same way for the present ones: "
+            + ", ".join(f"{method} {rate:g}" for method, rate in LEARNING_RATES.items())
+            + "."
+        )
     for method, found in result["methods"].items():
-        if found["chosen"] != LEARNING_RATES[method]:
+        if same_recipe and found["chosen"] != LEARNING_RATES[method]:
             say(
                 f"llm/training/settings.py has {LEARNING_RATES[method]:g} for {method}: "
                 "bring it in line."

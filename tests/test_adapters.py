@@ -266,12 +266,15 @@ def test_the_bundled_adapters_are_small_and_fit_the_bundled_base():
     """Were the base exchanged and they not, loading them would be refused here."""
     adapters = Adapters.load(BUNDLED)
     sizes = [file.stat().st_size for folder in BUNDLED.values() for file in folder.glob("*.*")]
-    assert sum(sizes) < 1_500_000
-    win, way = "WINNER!! Claim your free prize now, call 09061701461", "I am on my way"
+    assert sum(sizes) < 1_600_000
+    # The examples of README, of `predict --help` and of the notebooks.
+    win, see, way = "WINNER!! Claim your prize, call 09061701461", "see you at 8?", "I am on my way"
     mixed = adapters.classify_mixed(
-        [win, way, "what time does the film start", way], ["spam", "spam", "question", "question"]
+        [win, see, way, "what time does the film start", way], 3 * ["spam"] + 2 * ["question"]
     )
-    assert (mixed[:, 1] > 0.5).tolist() == [True, False, True, False]
+    assert (mixed[:3, 1] > 0.9).tolist() == [True, False, False]
+    assert (mixed[:3, 1] < 0.1).tolist() == [False, True, True]
+    assert (mixed[3:, 1] > 0.5).tolist() == [True, False]
 
 
 def test_a_message_is_read_as_in_the_training_of_its_task():

@@ -95,7 +95,7 @@ def build_parser() -> Parser:
     predict = command(
         "predict",
         "label messages, with a probability each",
-        'predict --from runs/spam "You have won a prize, call now"',
+        'predict --from data/adapters/spam "WINNER!! Claim your prize, call 09061701461"',
     )
     _from(predict)
     predict.add_argument("messages", nargs="*", help="without any: one a line from standard input")
