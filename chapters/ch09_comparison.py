@@ -2,8 +2,8 @@
 
 Which method is best cannot be read off one run: another split of the messages, another seed,
 another answer. So every method is run from the same base on the same ten splits, and reported with
-its spread, beside two baselines that need no language model at all. Then the other half of LoRA's promise: a
-base is kept once, each task adds an adapter, and adapters are exchanged in no time.
+its spread, beside two baselines that need no language model at all. Then the other half of LoRA's
+promise: a base is kept once, each task adds an adapter, and adapters are exchanged in no time.
 
 You will see the results of the whole comparison (from data/results.json), what many tasks take on
 disk, and two tasks taught to one base: the adapter in use decides which question it answers,
