@@ -54,7 +54,7 @@ def options(parser):
     parser.add_argument("--limit", type=positive, default=400, help="training messages")
     parser.add_argument("--epochs", type=positive, default=2)
     parser.add_argument("--search", action="store_true", help="choose the learning rates anew")
-    parser.add_argument("--seeds", type=positive, default=2, help="for --search")
+    parser.add_argument("--seeds", type=positive, default=5, help="splits, for --search")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="for --search")
 
 
@@ -230,9 +230,8 @@ def learning_rates(settings, options):
         return
     result = read_json(RATES)
     searched = result["settings"]
-    same_recipe = searched.get("pool") == FinetuneSettings.pool
     say(
-        f"Every rate with {len(result['seeds'])} seeds, {searched['epochs']} epochs, F1 and loss "
+        f"Every rate on {len(result['seeds'])} splits, {searched['epochs']} epochs, F1 and loss "
         "on the validation messages, mean and standard deviation. The highest mean F1 wins, then "
         "the lowest loss:"
     )
@@ -245,15 +244,8 @@ def learning_rates(settings, options):
             f1 = f"{100 * row['validation_f1_mean']:.1f} ± {100 * deviation:.1f}"
             rows.append((method, f"{rate:g}", f1, f"{row['validation_loss_mean']:.4f}", mark))
     show(["method", "rate", "F1 (%)", "loss", ""], rows)
-    if not same_recipe:
-        say(
-            "This record is of the first base and the plain recipe. The rates in use were chosen "
-            "the same way for the present ones: "
-            + ", ".join(f"{method} {rate:g}" for method, rate in LEARNING_RATES.items())
-            + "."
-        )
     for method, found in result["methods"].items():
-        if same_recipe and found["chosen"] != LEARNING_RATES[method]:
+        if found["chosen"] != LEARNING_RATES[method]:
             say(
                 f"llm/training/settings.py has {LEARNING_RATES[method]:g} for {method}: "
                 "bring it in line."
