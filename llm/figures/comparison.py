@@ -47,6 +47,8 @@ def overview_figure(results: dict, costs: dict | None = None) -> Figure:
     figure, (left, middle, right) = new_figure(1, 3, width=11, height=3.6)
     draw_parameters(left, results)
     draw_memory(middle, costs or results)
+    if costs:
+        middle.set_title(f"What a training step holds ({costs['device']})")
     draw_score(right, results, "f1", "F1 for spam (%)")
     _title(figure, results)
     return figure
