@@ -49,7 +49,7 @@ def export_folder(
         raise InputError(
             f"{folder} reads the mean of a message's tokens, and the GPT-2 classifier of "
             "transformers the last token; fine-tune one that reads the last token",
-            settings=("pool=last",),
+            command="finetune --pool last",
         )
     if format == "transformers":
         export_transformers(classifier, tokenizer, out, record.labels)
