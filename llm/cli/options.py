@@ -1,0 +1,165 @@
+"""Options that several commands share. Every default comes from its settings class."""
+
+from llm.data.tasks import TASKS
+from llm.lora.settings import BLOCK_TARGETS, METHODS, LoRASettings
+from llm.model.config import PRESETS
+from llm.training.settings import (
+    LEARNING_RATES,
+    OPTIMIZERS,
+    PRECISIONS,
+    RECIPES,
+    FinetuneSettings,
+    PretrainSettings,
+)
+from llm.utils.program import Parser, positive, whole
+
+BASES = f"{', '.join(PRESETS)} or a folder"
+WEIGHTS = ("pretrained", "random")
+
+
+def from_option(parser: Parser) -> None:
+    """`--from`: a fine-tuned folder."""
+    parser.add_argument("--from", dest="folder", required=True, help="a fine-tuned folder")
+
+
+def out_option(parser: Parser, default: str | None = None) -> None:
+    """`--out`: the folder to write into."""
+    parser.add_argument(
+        "--out", default=default, required=not default, help="the folder to write into"
+    )
+
+
+def base_options(parser: Parser) -> None:
+    """`--model` and `--weights`."""
+    usual = FinetuneSettings
+    parser.add_argument("--model", default=usual.model, help=BASES)
+    parser.add_argument("--weights", choices=WEIGHTS, default=usual.weights, help="of the base")
+
+
+def method_option(parser: Parser) -> None:
+    """`--method`."""
+    parser.add_argument("--method", default=FinetuneSettings.method, help=", ".join(METHODS))
+
+
+def lora_options(parser: Parser) -> None:
+    """Every setting of LoRA."""
+    usual = LoRASettings
+    group = parser.add_argument_group("LoRA")
+    group.add_argument("--rank", type=positive, default=usual.rank, help="columns of A")
+    group.add_argument("--alpha", type=float, default=usual.alpha, help="the scale is alpha / rank")
+    group.add_argument(
+        "--targets",
+        type=_targets,
+        default=list(BLOCK_TARGETS),
+        help=f"layers to adapt, or all; default: {','.join(BLOCK_TARGETS)}",
+    )
+    group.add_argument(
+        "--lora-dropout",
+        dest="dropout",
+        metavar="P",
+        type=float,
+        default=usual.dropout,
+        help="share of the inputs to A that is zeroed",
+    )
+    group.add_argument("--rslora", action="store_true", help="the scale is alpha / sqrt(rank)")
+
+
+def finetuning_options(parser: Parser) -> None:
+    """Every setting of a fine-tuning."""
+    usual = FinetuneSettings
+    base_options(parser)
+    lora_options(parser)
+    group = parser.add_argument_group("messages")
+    group.add_argument("--data", help="full, or a file of label<TAB>message; default: installed")
+    group.add_argument("--task", default=usual.task, help=" or ".join(TASKS))
+    group.add_argument("--balanced", action="store_true", help="train on as much ham as spam")
+    group.add_argument("--limit", type=positive, help="messages to train on; default: all")
+    group.add_argument(
+        "--split-seed", type=whole, default=usual.split_seed, help="which messages are the test"
+    )
+    group.add_argument(
+        "--variants-apart",
+        dest="variants_together",
+        action="store_false",
+        help="let variants of a message fall into different parts, as published figures do",
+    )
+    group = parser.add_argument_group("training")
+    group.add_argument("--epochs", type=positive, default=usual.epochs, help="passes over the data")
+    group.add_argument("--batch-size", type=positive, default=usual.batch_size, help="messages")
+    rates = ", ".join(f"{method} {rate:g}" for method, rate in LEARNING_RATES.items())
+    group.add_argument("--lr", type=float, help=f"highest learning rate; default: {rates}")
+    group.add_argument(
+        "--recipe",
+        choices=RECIPES,
+        default="default",
+        help="plain: --pool last --lm-loss 0 --bpe-dropout 0 --keep best",
+    )
+    group.add_argument(
+        "--pool", choices=("mean", "last"), help=_usual("pool", "what the head reads")
+    )
+    group.add_argument(
+        "--lm-loss", type=float, help=_usual("lm_loss", "weight of the next-token loss")
+    )
+    group.add_argument(
+        "--bpe-dropout", type=float, help=_usual("bpe_dropout", "merges left out in training")
+    )
+    group.add_argument(
+        "--keep", choices=("last", "best"), help=_usual("keep", "which epoch's weights")
+    )
+    group.add_argument(
+        "--precision", choices=PRECISIONS, default=usual.precision, help="of matrix products"
+    )
+    group.add_argument("--resume", action="store_true", help="go on after an interruption")
+
+
+def pretraining_options(parser: Parser) -> None:
+    """Every setting of a pretraining."""
+    usual = PretrainSettings
+
+    def option(flag: str, type, help: str) -> None:
+        default = getattr(usual, flag[2:].replace("-", "_"))
+        parser.add_argument(flag, type=type, default=default, help=help)
+
+    parser.add_argument("--model", default=FinetuneSettings.model, help=f"the shape of {BASES}")
+    parser.add_argument(
+        "--validation",
+        nargs="+",
+        default=[],
+        help="text to measure on; default: a part of the corpus",
+    )
+    parser.add_argument("--train-vocabulary", action="store_true", help="learn the tokens anew")
+    parser.add_argument(
+        "--from-base",
+        help="a base to go on from, with its shape and vocabulary; default: from scratch",
+    )
+    option("--steps", positive, "optimiser steps")
+    option("--schedule-steps", positive, "lay the schedule out for more steps; default: --steps")
+    option("--batch-size", positive, "windows a step")
+    option("--accumulate", positive, "parts of a batch")
+    option("--lr", float, "highest learning rate")
+    parser.add_argument(
+        "--optimizer", choices=OPTIMIZERS, default=usual.optimizer, help="of the matrices"
+    )
+    option("--weight-decay", float, "on matrices")
+    option("--warmup-share", float, "of the schedule")
+    option("--document-starts", float, "share of windows where documents begin")
+    parser.add_argument(
+        "--text-speak", action="store_true", help="add a copy of each conversation in text speak"
+    )
+    option("--evaluate-every", positive, "steps")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", *PRECISIONS),
+        default=usual.precision,
+        help="of products; auto: bf16 on a GPU, fp32 elsewhere",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on after an interruption")
+
+
+def _targets(text: str) -> list[str] | str:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    return "all" if names == ["all"] else names
+
+
+def _usual(name: str, text: str) -> str:
+    return f"{text}; default: {getattr(FinetuneSettings, name)}"
