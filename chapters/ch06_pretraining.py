@@ -52,7 +52,7 @@ def options(parser):
     parser.add_argument("--steps", type=positive, default=80, help="of the tiny pretraining")
     parser.add_argument("--full", action="store_true", help="measure the learning curves anew")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="for --full")
-    parser.add_argument("--seeds", type=positive, default=3, help="for --full")
+    parser.add_argument("--seeds", type=positive, default=10, help="for --full")
 
 
 def teach(options):

@@ -22,7 +22,7 @@ GIB = 1 << 30
 
 
 def learning_curve_figure(result: dict) -> Figure:
-    """Chapter 6: accuracy and F1 against the number of training messages.
+    """Chapter 6: F1 and the area under the curve against the number of training messages.
 
     result: as `llm.studies.learning_curve.learning_curve` returns it.
     """
@@ -36,7 +36,7 @@ def learning_curve_figure(result: dict) -> Figure:
         (baseline, None): (INK, "d--", LONG_NAMES[baseline]),
     }
     sizes = sorted({row["messages"] for row in result["summary"]})
-    labels = {"balanced_accuracy": "balanced accuracy, test (%)", "f1": "F1 for spam, test (%)"}
+    labels = {"f1": "F1 for spam, test (%)", "roc_auc": "ROC AUC, test (%)"}
     for panel, (key, label) in zip(panels, labels.items()):
         for number, ((method, weights), (colour, style, name)) in enumerate(styles.items()):
             rows = [

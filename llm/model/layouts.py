@@ -22,6 +22,7 @@ import torch.nn.functional as F
 
 from llm.model.attention import causal
 from llm.model.blocks import TransformerBlock
+from llm.model.groups import LengthGroups
 
 
 class PaddedRows:
@@ -93,6 +94,10 @@ class Packed:
     def _lengths(self) -> list[int]:
         return self.lengths.tolist()
 
+    @cached_property
+    def _groups(self) -> LengthGroups:
+        return LengthGroups(self._lengths)
+
     def attend(
         self,
         queries: torch.Tensor,
@@ -102,11 +107,13 @@ class Packed:
     ) -> torch.Tensor:
         """Causal attention inside each message: (1, n_heads, all_tokens, head_dim) each.
 
-        Heads are split and joined once for all messages, outside: the messages are short, and at
-        this size what counts is the number of operations, not their arithmetic.
+        In a call for each group of messages of like length; `llm.model.groups` says why.
         """
-        messages = zip(*(x.split(self._lengths, dim=2) for x in (queries, keys, values)))
-        return torch.cat([causal(*message, dropout_p) for message in messages], dim=2)
+        if len(self._lengths) == 1:
+            return causal(queries, keys, values, dropout_p)
+        groups = zip(*(self._groups.split(x) for x in (queries, keys, values)))
+        # No token looks to its right, where the padding is.
+        return self._groups.join([causal(*group, dropout_p) for group in groups])
 
     def last(self, x: torch.Tensor) -> torch.Tensor:
         """The last token of each message: (1, all_tokens, emb_dim) -> (1, batch, emb_dim)."""
@@ -132,7 +139,10 @@ class Packed:
 
     def mean(self, x: torch.Tensor) -> torch.Tensor:
         """The mean of each message's tokens: (1, all_tokens, emb_dim) -> (batch, emb_dim)."""
-        return torch.stack([tokens.mean(0) for tokens in self.messages(x)])
+        message = torch.arange(len(self.lengths), device=x.device)
+        message = message.repeat_interleave(self.lengths)  # (all_tokens,) whose token each is
+        ones = torch.arange(len(self.lengths), device=x.device)[:, None] == message
+        return (ones / self.lengths[:, None]).to(x.dtype) @ x[0]  # rows of weights that sum to 1
 
     def next_tokens(self, x: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Where a token follows in the same message: what stands there, and the token to come.

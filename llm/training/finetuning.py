@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import sklearn.metrics  # noqa: F401  imported here, not in the middle of a run that is measured
@@ -70,6 +70,13 @@ def prepare_messages(settings: FinetuneSettings, tokenizer, context_length: int)
     )
     if settings.all_messages:
         splits = Splits(list(collection.messages), [], [])
+    if settings.hold_out:  # for a choice that may know of nothing but the training messages
+        train, *held_out = split(
+            replace(collection, messages=tuple(splits.train)),
+            settings.split_seed,
+            variants_together=settings.variants_together,
+        )
+        splits = Splits(train, sum(held_out, []), splits.test)
 
     def encode(messages: list[Message], **dropout) -> Encoded:
         texts, labels = [m.text for m in messages], [m.label for m in messages]

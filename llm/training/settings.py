@@ -46,6 +46,7 @@ class FinetuneSettings:
     split_seed: int = 0  # of the split into training, validation and test messages
     variants_together: bool = True  # variants of a message all go to one part of the split
     all_messages: bool = False  # train on validation and test messages, too: to use, not to measure
+    hold_out: bool = False  # validate on 3 in 10 of the training messages, not on the split's own
     pool: str = "mean"  # what the head reads: the mean of a message's tokens, or the last
     lm_loss: float = 0.5  # weight of the next-token loss on the messages
     bpe_dropout: float = 0.1  # merges left out when training messages are cut into tokens

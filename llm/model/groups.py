@@ -1,0 +1,68 @@
+"""Messages of like length side by side, so that attention takes a few large calls for a batch.
+
+Attention inside each message for itself is one small call a message. At the start and at the end of
+each, the threads wait for one another: thousands of times in a training step, and for long wherever
+another program has taken one of the cores. Padded to the longest message of all, one call would do,
+but most of it would be padding. So messages whose lengths differ by less than a factor of two
+are padded to the longest of them, and go through one call.
+"""
+
+from itertools import groupby
+
+import torch
+import torch.nn.functional as F
+
+
+class LengthGroups:
+    """Tokens of messages laid end to end -> a padded tensor a group of like lengths, and back.
+
+    Args:
+        lengths: tokens of each message, at least 1.
+    """
+
+    def __init__(self, lengths: list[int]):
+        starts = [0]
+        for length in lengths:
+            starts.append(starts[-1] + length)
+        by_length = sorted(range(len(lengths)), key=lambda message: lengths[message])
+        self.messages = [  # numbers of the messages in each group
+            list(group) for _, group in groupby(by_length, lambda m: (lengths[m] - 1).bit_length())
+        ]
+        self.lengths = [torch.tensor([lengths[m] for m in group]) for group in self.messages]
+        sources, places, self._shapes = [], torch.empty(starts[-1], dtype=torch.long), []
+        padded = 0  # tokens in the groups so far, padding included
+        for group, group_lengths in zip(self.messages, self.lengths):
+            longest = int(group_lengths[-1])
+            columns = torch.arange(longest)
+            first = torch.tensor([starts[m] for m in group])[:, None]
+            # Padding repeats the message's last token: anything will do, for nobody looks at it.
+            source = first + torch.minimum(columns, group_lengths[:, None] - 1)  # (group, longest)
+            real = columns < group_lengths[:, None]
+            places[source[real]] = torch.arange(padded, padded + source.numel()).view_as(source)[
+                real
+            ]
+            sources.append(source.flatten())
+            self._shapes.append(source.shape)
+            padded += source.numel()
+        self._sources, self._places = torch.cat(sources), places
+
+    def split(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """(1, n_heads, all_tokens, head_dim) -> (messages, n_heads, longest, head_dim) a group."""
+        n_heads = x.shape[1]
+        rows = _rows(self._sources, x.transpose(1, 2).flatten(0, 1).flatten(1))
+        sizes = [messages * longest for messages, longest in self._shapes]
+        return [
+            part.view(*shape, n_heads, -1).transpose(1, 2)
+            for part, shape in zip(rows.split(sizes), self._shapes)
+        ]
+
+    def join(self, groups: list[torch.Tensor]) -> torch.Tensor:
+        """The way back, without the padding."""
+        n_heads = groups[0].shape[1]
+        rows = torch.cat([group.transpose(1, 2).flatten(0, 1).flatten(1) for group in groups])
+        return _rows(self._places, rows).unflatten(1, (n_heads, -1)).transpose(0, 1)[None]
+
+
+def _rows(which: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """x[which]; the way back of an embedding is much quicker than that of an index."""
+    return F.embedding(which.to(x.device), x)
