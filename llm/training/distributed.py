@@ -25,9 +25,36 @@ def team():
         dist.destroy_process_group()
 
 
+_part: dist.ProcessGroup | None = None  # those that work together now; None: the whole team
+
+
+@contextmanager
+def part_of_team(size: int):
+    """Let the first `size` processes work together for the time of the block, and the rest wait.
+
+    Every process of the team has to come here.
+
+    Yields:
+        whether this process is one of the first `size`.
+    """
+    global _part
+    if not dist.is_initialized():
+        yield True
+        return
+    group = dist.new_group(range(size))
+    taking_part = dist.get_rank() < size
+    _part = group if taking_part else None
+    try:
+        yield taking_part
+    finally:
+        _part = None
+        if taking_part:
+            dist.destroy_process_group(group)
+
+
 def world_size() -> int:
     """How many processes work together."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size(_part) if dist.is_initialized() else 1
 
 
 def rank() -> int:
@@ -52,7 +79,7 @@ def sum_gradients(parameters: list[nn.Parameter]) -> int:
         return 0
     gradients = [parameter.grad for parameter in parameters]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
+    dist.all_reduce(flat, group=_part)
     parts = flat.split([gradient.numel() for gradient in gradients])
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
@@ -62,5 +89,5 @@ def sum_gradients(parameters: list[nn.Parameter]) -> int:
 def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
     """The sum of a number that each process holds a share of."""
     if world_size() > 1:
-        dist.all_reduce(value)
+        dist.all_reduce(value, group=_part)
     return value
