@@ -3,7 +3,15 @@
 The names below are imported when they are first used, so `import llm` costs nothing.
 """
 
+import os
+
 import lazy_loader
+
+# Between two pieces of parallel work PyTorch's threads spin while they wait for one another. Beside
+# another program, one that spins keeps the core from the one it waits for, and everything takes
+# several times as long; passive ones sleep. Their library, libgomp, reads this when PyTorch is
+# imported. What is set already stays. (data/speed.md, "Beside other programs")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,

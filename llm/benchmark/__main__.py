@@ -1,12 +1,11 @@
 """Speed and memory of this project beside its peers: `python -m llm.benchmark SUITE --out FILE`.
 
 Suites: `mini` and `gpt2` (training on a CPU), `prefix` (cached frozen blocks), `inference`,
-`start` (the command line), `memory` (what it grows with), `gpu` (one GPU), `gpus` (several, under
-torchrun). Every contender runs in
-a fresh process, all in turn and round after round, on the same messages; what is reported are the
-medians of the ratios within a round, with the lowest and the highest. (`gpu` runs each library
-once, in a process of its own, and compares medians of steps.) Weights are random: speed
-does not depend on them.
+`start` (the command line), `memory` (what it grows with), `busy` (beside another program), `gpu`
+(one GPU), `gpus` (several, under torchrun). Every contender runs in a fresh process, all in turn
+and round after round, on the same messages; what is reported are the medians of the ratios within a
+round, with the lowest and the highest. (`gpu` runs each library once, in a process of its own, and
+compares medians of steps.) Weights are random: speed does not depend on them.
 
 A machine that others use too disturbs wall-clock time. Ratios of processor time (`--threads 1`)
 hardly suffer, so both are kept.
@@ -20,7 +19,7 @@ from llm.model.config import PRESETS
 from llm.utils.files import make_folder, write_json
 from llm.utils.program import Parser, positive, run
 
-SUITES = ("mini", "gpt2", "prefix", "inference", "start", "memory", "gpu", "gpus")
+SUITES = ("mini", "gpt2", "prefix", "inference", "start", "memory", "busy", "gpu", "gpus")
 
 
 def main() -> int:
@@ -32,19 +31,21 @@ def main() -> int:
     parser.add_argument("--steps", type=positive, default=5, help="optimiser steps a round")
     parser.add_argument("--threads", type=positive, default=os.cpu_count())
     parser.add_argument("--only", help="mini, gpt2: contenders, such as ours,full")
-    parser.add_argument("--messages", type=positive, default=5000, help="inference: to predict")
+    parser.add_argument(
+        "--messages", type=positive, default=5000, help="inference, busy: to predict"
+    )
     parser.add_argument("--shape", choices=PRESETS, default="mini", help="inference: of the model")
     parser.add_argument("--seconds", type=float, default=600, help="gpu, gpus: begin no job after")
     parser.add_argument("--quick", action="store_true", help="gpu, gpus: tiny, on any device")
     given = parser.parse_args()
 
     def suite() -> None:
-        from llm.benchmark import cpu, gpu, gpus
+        from llm.benchmark import busy, cpu, gpu, gpus
         from llm.training.distributed import is_main_process
 
         if given.out:
             make_folder(given.out.parent)  # what cannot be written is refused before the work
-        module = {"gpu": gpu, "gpus": gpus}.get(given.suite, cpu)
+        module = {"busy": busy, "gpu": gpu, "gpus": gpus}.get(given.suite, cpu)
         content = getattr(module, given.suite)(given)
         if not is_main_process():
             return  # of the processes that torchrun started, one prints and writes
