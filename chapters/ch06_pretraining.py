@@ -241,8 +241,8 @@ def does_it_pay(options):
     result = read_json(CURVE)
     say(
         "Fine-tuned on few and on many messages, from pretrained and from random weights, beside "
-        f"TF-IDF with logistic regression. F1 for spam on the test messages, {len(result['seeds'])}"
-        " seeds, mean and standard deviation, in percent:"
+        "TF-IDF with logistic regression. F1 for spam on the test messages, mean and standard "
+        f"deviation of {len(result['seeds'])} seeds (fewer from random weights), in percent:"
     )
     sizes = sorted({row["messages"] for row in result["summary"]})
     lines: dict[tuple, dict[int, str]] = {}

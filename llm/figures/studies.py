@@ -63,8 +63,9 @@ def learning_curve_figure(result: dict) -> Figure:
         panel.set_xticks(sizes, [f"{size:,}" for size in sizes])
         panel.minorticks_off()
     panels[1].legend(loc="lower right", fontsize=9)
-    seeds = len(result["seeds"])
-    figure.suptitle(f"{result['model']}, mean and standard deviation of {seeds} seeds", fontsize=9)
+    counts = sorted({row["seeds"] for row in result["summary"]})
+    seeds = f"{counts[-1]} seeds" + (f", in places {counts[0]}" if len(counts) > 1 else "")
+    figure.suptitle(f"{result['model']}, mean and standard deviation of {seeds}", fontsize=9)
     return figure
 
 

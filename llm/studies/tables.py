@@ -1,6 +1,7 @@
 """Results as tables: for a terminal, and as Markdown for README.md."""
 
 from llm.figures.style import LONG_NAMES, NAMES
+from llm.studies.summary import paired_difference
 
 SCORES = ("accuracy", "f1", "roc_auc")
 
@@ -115,13 +116,15 @@ def paired_table(results: dict) -> str:
     return "\n".join(rows)
 
 
-def curve_table(curve: dict) -> str:
-    """F1 against the number of training messages (a learning_curve.json), as a Markdown table."""
+def curve_table(curve: dict, key: str = "f1", digits: int = 0) -> str:
+    """A measure against the number of training messages (a learning_curve.json), as Markdown.
+
+    Args:
+        key: a measure of the summary.
+        digits: of the percentages after the point.
+    """
     sizes = sorted({row["messages"] for row in curve["summary"]})
-    f1 = {
-        (row["method"], row["weights"], row["messages"]): (row["f1_mean"], row["f1_std"])
-        for row in curve["summary"]
-    }
+    found = {(row["method"], row["weights"], row["messages"]): row for row in curve["summary"]}
     baseline = "tfidf_logistic_regression"
     names = {
         ("lora", "pretrained"): "LoRA, pretrained base",
@@ -133,9 +136,35 @@ def curve_table(curve: dict) -> str:
     rows = ["| training messages | " + " | ".join(f"{size:,}" for size in sizes) + " |"]
     rows.append("| --- |" + " --: |" * len(sizes))
     for (method, weights), name in names.items():
-        cells = [f1[method, weights, size] for size in sizes]
-        shown = " | ".join(f"{100 * mean:.0f} ± {100 * spread:.0f}" for mean, spread in cells)
+        cells = [found[method, weights, size] for size in sizes]
+        shown = " | ".join(
+            f"{100 * cell[f'{key}_mean']:.{digits}f} ± {100 * cell[f'{key}_std']:.{digits}f}"
+            for cell in cells
+        )
         rows.append(f"| {name} | {shown} |")
+    return "\n".join(rows)
+
+
+def curve_differences(curve: dict) -> str:
+    """What LoRA is ahead of full fine-tuning on the pretrained base, seed by seed, as Markdown."""
+    values = {
+        (p["method"], p["messages"], p["seed"]): p
+        for p in curve["points"]
+        if p["weights"] == "pretrained"
+    }
+    sizes = sorted({messages for _, messages, _ in values})
+    rows = ["| LoRA - full, points | " + " | ".join(f"{size:,}" for size in sizes) + " |"]
+    rows.append("| --- |" + " --: |" * len(sizes))
+    for key, name in (("f1", "F1"), ("roc_auc", "ROC AUC")):
+        cells = []
+        for size in sizes:
+            lora, full = (
+                [values[method, size, seed][key] for seed in curve["seeds"]]
+                for method in ("lora", "full")
+            )
+            difference = paired_difference(lora, full)
+            cells.append(interval({f"{key}_{k}": x for k, x in difference.items()}, key))
+        rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
