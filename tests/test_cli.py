@@ -29,6 +29,7 @@ COMMANDS = [
     "predict",
     "merge",
     "export",
+    "import",
     "info",
     "download",
     "pretrain",

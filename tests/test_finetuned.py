@@ -204,12 +204,12 @@ def test_a_folder_that_is_written_anew_is_never_half_old(folder, base, tsv, monk
 
 def test_a_second_run_into_a_folder_can_be_resumed_too(folder, base, tsv, monkeypatch):
     """The first run's run.json is still there then, and must not stand in the way."""
-    from llm.training import finetuning
+    from llm.training import fitting
 
     def killed(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(finetuning, "save_finetuned", killed)
+    monkeypatch.setattr(fitting, "save_finetuned", killed)
     with pytest.raises(KeyboardInterrupt):
         write_adapter(folder, base, tsv, rank=3)
     monkeypatch.undo()

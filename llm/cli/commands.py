@@ -5,7 +5,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from llm.cli.terminal import lines_of_standard_input, metrics_line, one_line
+from llm.cli.terminal import bits_line, lines_of_standard_input, metrics_line, one_line
 from llm.lora.settings import LoRASettings
 from llm.training.settings import RECIPES, FinetuneSettings, PretrainSettings
 from llm.utils.errors import InputError
@@ -57,12 +57,12 @@ def finetune(options) -> None:
     run = record.results
     print(f"{run['trainable_parameters']:,} of {run['total_parameters']:,} trained")
     if "test" in run:
-        print(metrics_line(run["test"]))
+        print((bits_line if record.writes else metrics_line)(run["test"]))
     _say(options, f"written: {options.out}, {run['saved_bytes']:,} bytes of weights")
 
 
 def evaluate(options) -> None:
-    """Measure a folder on labelled messages."""
+    """Measure a folder on labelled messages, or a model that writes on a text."""
     from llm.data.tsv import read_labelled
     from llm.formats.finetuned import load_finetuned
     from llm.inference.evaluation import classification_metrics, classify
@@ -70,6 +70,12 @@ def evaluate(options) -> None:
     from llm.training.device import pick_device
 
     model, tokenizer, record = load_finetuned(options.folder, pick_device(options.device))
+    if record.writes:
+        from llm.inference.log_probabilities import measure_text_file
+
+        metrics = measure_text_file(model, tokenizer, options.data, record.masks_digits)
+        print(json.dumps(metrics, indent=2) if options.json else bits_line(metrics))
+        return
     messages = read_labelled(options.data, record.labels)
     tasks = [record.task] * len(messages)
     encoded = read_messages(messages, tasks, tokenizer, model.config.context_length)
@@ -86,7 +92,9 @@ def predict(options) -> None:
     from llm.inference.reading import read_messages
     from llm.training.device import pick_device
 
-    model, tokenizer, record = load_finetuned(options.folder, pick_device(options.device))
+    model, tokenizer, record = load_finetuned(
+        options.folder, pick_device(options.device), writes=False
+    )
     texts = options.messages or lines_of_standard_input()
     tasks = [record.task] * len(texts)
     encoded = read_messages(texts, tasks, tokenizer, model.config.context_length)
@@ -130,6 +138,17 @@ def export(options) -> None:
 
     written = export_folder(options.format, options.out, options.folder, options.model)
     print(json.dumps(written) if options.json else f"written: {options.out}")
+
+
+def import_adapter(options) -> None:
+    """An adapter of peft's as a folder of ours."""
+    from llm.formats.imported import import_folder
+
+    labels = [label.strip() for label in options.labels.split(",")]
+    base = (options.model, options.weights, options.seed)
+    record = import_folder(options.folder, options.out, *base, labels)
+    answer = {"out": options.out, "task": record.task, "rank": record.lora.rank}
+    print(json.dumps(answer) if options.json else f"written: {options.out}, task {record.task}")
 
 
 def info(options) -> None:
@@ -184,13 +203,20 @@ def generate(options) -> None:
     import torch
 
     from llm.formats.base import load_base, load_tokenizer
+    from llm.formats.finetuned import load_finetuned
     from llm.inference.generate import generate
     from llm.training.device import pick_device
 
-    model = load_base(options.model, options.weights, options.seed)
-    tokenizer = load_tokenizer(options.model, model.config.vocab_size)
     device = pick_device(options.device)
-    prompt = tokenizer.encode(options.prompt) or [tokenizer.eot_id]
+    if options.folder:
+        if options.model != FinetuneSettings.model:
+            raise InputError("a fine-tuned folder names its base itself", settings=("model",))
+        model, tokenizer, _ = load_finetuned(options.folder, device, writes=True)
+        prompt = [tokenizer.eot_id, *tokenizer.encode(options.prompt)]  # as documents begin
+    else:
+        model = load_base(options.model, options.weights, options.seed)
+        tokenizer = load_tokenizer(options.model, model.config.vocab_size)
+        prompt = tokenizer.encode(options.prompt) or [tokenizer.eot_id]
     ids = generate(
         model.to(device).eval(),
         torch.tensor([prompt], device=device),  # (1, tokens)

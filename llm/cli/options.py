@@ -1,6 +1,6 @@
 """Options that several commands share. Every default comes from its settings class."""
 
-from llm.data.tasks import TASKS
+from llm.data.tasks import TASKS, WRITING
 from llm.lora.settings import BLOCK_TARGETS, METHODS, LoRASettings
 from llm.model.config import PRESETS
 from llm.training.settings import (
@@ -8,6 +8,7 @@ from llm.training.settings import (
     OPTIMIZERS,
     PRECISIONS,
     RECIPES,
+    WRITING_RATES,
     FinetuneSettings,
     PretrainSettings,
 )
@@ -71,7 +72,17 @@ def finetuning_options(parser: Parser) -> None:
     lora_options(parser)
     group = parser.add_argument_group("messages")
     group.add_argument("--data", help="full, or a file of label<TAB>message; default: installed")
-    group.add_argument("--task", default=usual.task, help=" or ".join(TASKS))
+    tasks = ", ".join((*TASKS, WRITING))
+    group.add_argument("--task", default=usual.task, help=f"one of {tasks}")
+    group.add_argument(
+        "--text",
+        nargs="+",
+        metavar="TEXT",
+        help=f"with --task {WRITING}: ham, spam or text files to learn from; default: none",
+    )
+    group.add_argument(
+        "--mask-digits", action="store_true", help=f"with --task {WRITING}: 0 for every digit"
+    )
     group.add_argument("--balanced", action="store_true", help="train on as much ham as spam")
     group.add_argument("--limit", type=positive, help="messages to train on; default: all")
     group.add_argument(
@@ -86,8 +97,13 @@ def finetuning_options(parser: Parser) -> None:
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=positive, default=usual.epochs, help="passes over the data")
     group.add_argument("--batch-size", type=positive, default=usual.batch_size, help="messages")
-    rates = ", ".join(f"{method} {rate:g}" for method, rate in LEARNING_RATES.items())
-    group.add_argument("--lr", type=float, help=f"highest learning rate; default: {rates}")
+    rates, writing = (
+        ", ".join(f"{method} {rate:g}" for method, rate in found.items())
+        for found in (LEARNING_RATES, WRITING_RATES)
+    )
+    group.add_argument(
+        "--lr", type=float, help=f"highest learning rate; default: {rates}; to write: {writing}"
+    )
     group.add_argument(
         "--recipe",
         choices=RECIPES,

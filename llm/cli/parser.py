@@ -14,6 +14,7 @@ from llm.cli.options import (
     out_option,
     pretraining_options,
 )
+from llm.data.tsv import LABELS
 from llm.lora.settings import METHODS
 from llm.training.settings import (
     DEVICES,
@@ -29,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     def command() -> None:
         from llm.cli import commands
 
-        getattr(commands, options.command)(options)
+        getattr(commands, options.action)(options)
 
     interrupted = "interrupted; what was trained so far is kept, --resume goes on"
     return run(command, interrupted, options.parser)
@@ -50,7 +51,7 @@ def build_parser() -> Parser:
             description=help[0].upper() + help[1:] + ".",
             epilog=f"example: python -m llm {example}",
         )
-        added.set_defaults(parser=added)
+        added.set_defaults(parser=added, action=name)
         added.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
         added.add_argument("--seed", type=whole, default=0, help="same seed, same numbers")
         added.add_argument("--quiet", action="store_true", help="no progress, no remarks")
@@ -72,7 +73,7 @@ def build_parser() -> Parser:
 
     finetune = command(
         "finetune",
-        "fine-tune a base on labelled messages",
+        "fine-tune a base on labelled messages, or on text, to write",
         "finetune --method lora --rank 8 --alpha 16 --out runs/spam",
     )
     method_option(finetune)
@@ -80,17 +81,21 @@ def build_parser() -> Parser:
     finetune.add_argument(
         "--all-messages",
         action="store_true",
-        help="train on all messages: for a model to use, nothing is measured",
+        help="train on all messages or documents: for a model to use, nothing is measured",
     )
     finetuning_options(finetune)
 
     evaluate = command(
         "evaluate",
-        "measure a fine-tuned folder on labelled messages",
+        "measure a fine-tuned folder on labelled messages, or on text if it writes",
         "evaluate --from runs/spam --data messages.tsv --json",
     )
     from_option(evaluate)
-    evaluate.add_argument("--data", required=True, help="lines of label<TAB>message")
+    evaluate.add_argument(
+        "--data",
+        required=True,
+        help="lines of label<TAB>message; for a folder that writes a text file",
+    )
 
     predict = command(
         "predict",
@@ -119,6 +124,23 @@ def build_parser() -> Parser:
     formats = ("peft", "transformers")
     export.add_argument("--format", choices=formats, required=True, help="whose format")
     out_option(export)
+
+    import_ = command(
+        "import",
+        "make an adapter that peft trained on GPT-2 a fine-tuned folder",
+        "import --from FOLDER --model gpt2 --out runs/imported",
+    )
+    import_.set_defaults(action="import_adapter")
+    import_.add_argument(
+        "--from", dest="folder", required=True, help="adapter_config.json and its tensors"
+    )
+    import_.add_argument(
+        "--labels",
+        default=",".join(LABELS),
+        help="names of the two classes, in the order of the head's outputs",
+    )
+    base_options(import_)
+    out_option(import_)
 
     info = command(
         "info",
@@ -154,6 +176,9 @@ def build_parser() -> Parser:
 
     generate = command("generate", "continue a text", 'generate --model mini "Once upon a time"')
     generate.add_argument("prompt", help="the text to continue")
+    generate.add_argument(
+        "--from", dest="folder", help="a fine-tuned folder that writes; default: the base"
+    )
     base_options(generate)
     generate.add_argument("--tokens", type=positive, default=100, help="new tokens at most")
     generate.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")

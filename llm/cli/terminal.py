@@ -24,6 +24,17 @@ def metrics_line(metrics: dict) -> str:
     return ", ".join(shown)
 
 
+def bits_line(metrics: dict) -> str:
+    """How well a model predicts documents, in one line."""
+    spread = metrics["bits_per_byte_std"]
+    return (
+        f"{metrics['documents']} documents, {metrics['bytes']:,} bytes: "
+        f"{metrics['bits_per_byte']:.4f} bits per byte; "
+        f"a document {metrics['bits_per_byte_mean']:.4f}"
+        + ("" if spread is None else f" ± {spread:.4f}")
+    )
+
+
 def one_line(text: str) -> str:
     """With spaces for line breaks, and for what would steer the terminal."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -73,7 +73,7 @@ def _split_messages(collection: Collection, random: Random) -> Splits:
         places = [i for i, message in enumerate(collection.messages) if message.label == label]
         _at_least_three(collection, label, len(places), "different")
         random.shuffle(places)
-        validations, tests = _targets(len(places))
+        validations, tests = part_sizes(len(places))
         parts.test.append(places[:tests])
         parts.validation.append(places[tests : tests + validations])
         parts.train.append(places[tests + validations :])
@@ -102,7 +102,7 @@ def _split_groups(collection: Collection, random: Random) -> Splits:
             sum(label in count for count in counts),
             "different" if len(members) == len(of_message) else "unrelated",
         )
-        for free, target in zip(room, _targets(sum(count[label] for count in counts))):
+        for free, target in zip(room, part_sizes(sum(count[label] for count in counts))):
             free.append(target)
 
     order = list(range(len(members)))
@@ -165,7 +165,7 @@ def _groups(messages: tuple[Message, ...]) -> tuple[int, ...]:
     return tuple(variant_groups([normalised(message.text) for message in messages]))
 
 
-def _targets(total: int) -> tuple[int, int]:
+def part_sizes(total: int) -> tuple[int, int]:
     """How many messages of a class go to validation and to test: 10 and 20 %, but one each."""
     return max(1, round(total / 10)), max(1, round(total / 5))
 

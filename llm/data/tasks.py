@@ -42,6 +42,8 @@ TASKS: dict[str, TaskDefinition] = {
     "question": TaskDefinition(("statement", "question"), as_question_task, without_question_marks),
 }
 
+WRITING = "writing"  # the task that tells nothing apart: text in the manner of what was read
+
 
 def read_as(task: str | None, message: str | Message) -> str:
     """The text of a message, as the messages of `task` were read in training.

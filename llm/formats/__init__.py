@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "record": ["RunRecord", "read_record"],
         "finetuned": ["load_finetuned", "save_finetuned"],
         "export": ["export_folder"],
+        "imported": ["import_folder"],
         "peft_import": ["import_peft"],
     },
 )

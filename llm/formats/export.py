@@ -44,15 +44,15 @@ def export_folder(
             )
         export_transformers(load_base(model), load_tokenizer(model), out)
         return written
-    classifier, tokenizer, record = load_finetuned(folder)
-    if record.pool != "last":
+    adapted, tokenizer, record = load_finetuned(folder)
+    if not record.writes and record.pool != "last":
         raise InputError(
             f"{folder} reads the mean of a message's tokens, and the GPT-2 classifier of "
             "transformers the last token; fine-tune one that reads the last token",
             command="finetune --pool last",
         )
     if format == "transformers":
-        export_transformers(classifier, tokenizer, out, record.labels)
+        export_transformers(adapted, tokenizer, out, record.labels)
         return written
     if record.method != "lora":
         raise InputError(
@@ -66,5 +66,5 @@ def export_folder(
         name = (Path(out) / "base").as_posix()
         body = load_base(base.model, base.weights, base.seed)
         export_transformers(body, tokenizer, name, record.labels)
-    export_peft(classifier, out, name, tokenizer)
+    export_peft(adapted, out, name, tokenizer)
     return {**written, "base": name}

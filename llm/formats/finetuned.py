@@ -34,7 +34,7 @@ from llm.utils.files import (
 )
 
 
-def stored_state(model: GPTClassifier) -> dict[str, torch.Tensor]:
+def stored_state(model: GPTClassifier | GPTModel) -> dict[str, torch.Tensor]:
     """What a folder holds, by name: all that was trained, and the head in any case.
 
     With LoRA on the head (`--targets all`) its own weights are random numbers that were never
@@ -54,7 +54,9 @@ def _base_name(name: str) -> str:
     return name.replace(".linear.", ".")
 
 
-def save_finetuned(folder: str | Path, model: GPTClassifier, record: RunRecord) -> RunRecord:
+def save_finetuned(
+    folder: str | Path, model: GPTClassifier | GPTModel, record: RunRecord
+) -> RunRecord:
     """Write what was trained, then `run.json`, which makes the folder complete.
 
     An old `run.json` goes first: it would describe other tensors if this were cut short.
@@ -80,25 +82,28 @@ def save_finetuned(folder: str | Path, model: GPTClassifier, record: RunRecord) 
 
 
 def load_finetuned(
-    folder: str | Path, device: str = "cpu"
-) -> tuple[GPTClassifier, Tokenizer, RunRecord]:
+    folder: str | Path, device: str = "cpu", writes: bool | None = None
+) -> tuple[GPTClassifier | GPTModel, Tokenizer, RunRecord]:
     """Put a fine-tuned folder's tensors on their base.
 
+    Args:
+        writes: True takes only a model that writes, False only one that tells messages apart.
+
     Returns:
-        (the classifier, its tokenizer, the record of its training)
+        (the classifier, or the GPTModel that writes; its tokenizer; the record of its training)
 
     Raises:
-        InputError: no such folder, a damaged file, another base than it was trained on, a tensor
-            missing, of another shape or not finite.
+        InputError: no such folder, one of the other kind, a damaged file, another base than it was
+            trained on, a tensor missing, of another shape or not finite.
     """
-    record = read_record(folder)
+    record = read_record(folder, writes)
     model = outline(folder, record)
     tokenizer = load_tokenizer(record.base.model, record.config.vocab_size)
     base = {} if record.method == "full" else base_state(_load_base(record, device))
     return fill(model, folder, record, base, device), tokenizer, record
 
 
-def outline(folder: str | Path, record: RunRecord) -> GPTClassifier:
+def outline(folder: str | Path, record: RunRecord) -> GPTClassifier | GPTModel:
     """The model that a record tells of, on the meta device: shapes, and no numbers yet.
 
     So no memory is taken before the file of tensors is known to be whole and to justify it.
@@ -111,7 +116,8 @@ def outline(folder: str | Path, record: RunRecord) -> GPTClassifier:
         raise InputError(f"{path} is damaged (its SHA-256 is not that in {RUN}); {MEND}")
     try:
         with torch.device("meta"):
-            model = GPTClassifier(record.config, pool=record.pool)
+            body = GPTModel(record.config)
+            model = body if record.writes else GPTClassifier(record.config, 2, body, record.pool)
             apply_method(model, record.method, record.lora)
     except (RuntimeError, OverflowError, TypeError):  # sizes beyond what can be counted
         raise InputError(f"{folder}/{RUN} tells of a model too large for any machine") from None
@@ -120,12 +126,12 @@ def outline(folder: str | Path, record: RunRecord) -> GPTClassifier:
 
 
 def fill(
-    model: GPTClassifier,
+    model: GPTClassifier | GPTModel,
     folder: str | Path,
     record: RunRecord,
     base: dict[str, torch.Tensor],
     device: str | torch.device,
-) -> GPTClassifier:
+) -> GPTClassifier | GPTModel:
     """Give an outline its numbers: a folder's tensors, and the base's for all others.
 
     Args:

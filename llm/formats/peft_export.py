@@ -7,6 +7,9 @@ ours are one of theirs. With x (1, in), our A (in, r) and B (r, out), the fused 
     x [A_q | A_k | A_v]         |  0  B_k   0  |         of rank 3 r.
                                 |  0   0   B_v |
 
+A classifier becomes a SEQ_CLS adapter, a model that writes a CAUSAL_LM adapter: the same names,
+and no head, because GPT-2's output is its token embedding, which LoRA leaves alone.
+
 The scale alpha / rank must stay, so its alpha is 3 alpha (with rsLoRA, sqrt(3) alpha); `peft` takes
 the exceptions in `rank_pattern` and `alpha_pattern`. It stores A as (r, in) and B as (out, r), both
 transposed to ours.
@@ -22,25 +25,31 @@ from llm.data.tokenizer import Tokenizer
 from llm.formats.transformers import CONV1D, bias_as_shift, write_tokenizer
 from llm.lora.inject import lora_layers, merged_state
 from llm.model.classifier import GPTClassifier
+from llm.model.gpt import GPTModel
 from llm.utils.errors import InputError
 from llm.utils.files import make_folder, write_json, write_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of each tensor's name
+TASK_TYPES = ("SEQ_CLS", "CAUSAL_LM")  # of a classifier, of a model that writes
 
 
 def export_peft(
-    model: GPTClassifier, folder: str | Path, base: str, tokenizer: Tokenizer | None = None
+    model: GPTClassifier | GPTModel,
+    folder: str | Path,
+    base: str,
+    tokenizer: Tokenizer | None = None,
 ) -> None:
-    """Write a LoRA-adapted classifier as `adapter_config.json` and `adapter_model.safetensors`.
+    """Write a LoRA-adapted model as `adapter_config.json` and `adapter_model.safetensors`.
 
-    The head is saved whole as `score`, and its bias in the final LayerNorm `ln_f` (see
+    A classifier's head is saved whole as `score`, and its bias in the final LayerNorm `ln_f` (see
     `llm.formats.transformers`), which therefore stands in `modules_to_save` too.
 
     Args:
         model: with LoRA layers, not merged. It is not changed.
         base: what `transformers` finds the base by: "openai-community/gpt2", or a folder.
-        tokenizer: written beside the adapter where it is given.
+        tokenizer: written beside the adapter where it is given. Without it, peft's
+            `AutoPeftModelForCausalLM` asks the hub for one.
 
     Raises:
         InputError: no LoRA layers, merged ones, or a folder that cannot be written.
@@ -51,20 +60,25 @@ def export_peft(
     if any(layer.merged for layer in layers.values()):
         raise InputError("the LoRA layers are merged; unmerge them before exporting for peft")
     one = next(iter(layers.values())).lora
+    body = "body." if isinstance(model, GPTClassifier) else ""
     tensors, settings = {}, {}
     for index in range(model.config.n_layers):
         for conv, names in CONV1D.items():
-            parts = [layers.get(f"body.trf_blocks.{index}.{name}") for name in names]
+            parts = [layers.get(f"{body}trf_blocks.{index}.{name}") for name in names]
             if any(part is not None for part in parts):
                 name = f"h.{index}.{conv}"
                 A, B, settings[name] = _fuse(parts, model.config.emb_dim)
                 tensors |= {f"{name}.lora_A.weight": A, f"{name}.lora_B.weight": B}
-    state = merged_state(model)  # of the head, in case it is adapted too
-    shift = bias_as_shift(state["head.weight"], state["head.bias"])
-    tensors["ln_f.weight"] = state["body.final_norm.scale"]
-    tensors["ln_f.bias"] = state["body.final_norm.shift"] + shift
+    saved_whole = []
+    if body:
+        state = merged_state(model)  # of the head, in case it is adapted too
+        shift = bias_as_shift(state["head.weight"], state["head.bias"])
+        tensors["ln_f.weight"] = state["body.final_norm.scale"]
+        tensors["ln_f.bias"] = state["body.final_norm.shift"] + shift
+        saved_whole = ["score", "ln_f"]
     tensors = {f"transformer.{name}": tensor for name, tensor in tensors.items()}
-    tensors["score.weight"] = state["head.weight"]
+    if body:
+        tensors["score.weight"] = state["head.weight"]
 
     if not settings:
         raise InputError("only the head has a LoRA layer; export it for transformers instead")
@@ -72,14 +86,14 @@ def export_peft(
     (rank, alpha), _ = Counter(settings.values()).most_common(1)[0]
     config = {
         "peft_type": "LORA",
-        "task_type": "SEQ_CLS",
+        "task_type": TASK_TYPES[not body],
         "base_model_name_or_path": base,
         "r": rank,
         "lora_alpha": alpha,
         "rank_pattern": {name: r for name, (r, _) in settings.items() if r != rank},
         "alpha_pattern": {name: a for name, (_, a) in settings.items() if a != alpha},
         "target_modules": list(settings),
-        "modules_to_save": ["score", "ln_f"],
+        "modules_to_save": saved_whole or None,
         "lora_dropout": one.dropout.p,
         "use_rslora": one.rslora,
         "fan_in_fan_out": True,  # Conv1D

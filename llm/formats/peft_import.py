@@ -1,9 +1,9 @@
-"""A LoRA adapter that `peft` trained on GPT-2, put onto our classifier.
+"""A LoRA adapter that `peft` trained on GPT-2, put onto our classifier or language model.
 
 The fused layer `c_attn` of `transformers` has one A for query, key and value together, which
 becomes the A of all three, and one B, which is cut in three (see `llm.formats.peft_export`). The
-rank stays. `peft` trains the head itself, and sometimes the final LayerNorm; both end up in our
-head.
+rank stays. Of a classifier (SEQ_CLS) `peft` trains the head itself, and sometimes the final
+LayerNorm; both end up in our head. A language model (CAUSAL_LM) has none.
 """
 
 import math
@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 
-from llm.formats.peft_export import CONFIG, PREFIX, WEIGHTS, tidy
+from llm.formats.peft_export import CONFIG, PREFIX, TASK_TYPES, WEIGHTS, tidy
 from llm.formats.transformers import CONV1D
 from llm.lora.inject import lora_layers, replace_linear_with_lora
 from llm.model.classifier import GPTClassifier
+from llm.model.gpt import GPTModel
 from llm.utils.errors import InputError
 from llm.utils.files import read_json, read_tensors
 
@@ -25,12 +26,13 @@ _FACTOR = re.compile(r"(h\.(\d+)\.(?:attn|mlp)\.c_\w+)\.lora_([AB])\.weight")
 _STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
-def import_peft(model: GPTClassifier, folder: str | Path) -> dict:
-    """Put an adapter that `peft` trained on GPT-2 onto our classifier, in place.
+def import_peft(model: GPTClassifier | GPTModel, folder: str | Path) -> dict:
+    """Put an adapter that `peft` trained on GPT-2 onto our model, in place.
 
     Args:
-        model: on the same base, without LoRA layers. `peft` does not tell one base from another,
-            so that is the caller's to see to.
+        model: a GPTClassifier for SEQ_CLS, a GPTModel for CAUSAL_LM; on the same base, without
+            LoRA layers. `peft` does not tell one base from another, so that is the caller's to
+            see to.
 
     Returns:
         the settings that `replace_linear_with_lora` was called with. Where the adapter's layers
@@ -38,15 +40,23 @@ def import_peft(model: GPTClassifier, folder: str | Path) -> dict:
         takes up the difference.
 
     Raises:
-        InputError: not a pair of files of `peft`, a kind of adapter that is no plain LoRA, or
-            tensors that do not fit. The model is not changed then.
+        InputError: not a pair of files of `peft`, an adapter for another task, a kind that is no
+            plain LoRA, or tensors that do not fit. The model is not changed then.
     """
     folder = Path(folder)
     if lora_layers(model):
         raise InputError("the model has LoRA layers already; import onto the base alone")
     config = _read_config(folder / CONFIG)
+    classifies = isinstance(model, GPTClassifier)
+    task, wanted = config.get("task_type"), TASK_TYPES[not classifies]
+    if task not in (None, wanted):
+        raise InputError(f"{folder / CONFIG}: task_type is {task!r}; this model takes {wanted}")
     factors, rest = _read_factors(folder / WEIGHTS)
-    head, bias = _read_head(rest, model, folder / WEIGHTS)
+    if classifies:
+        head, bias = _read_head(rest, model, folder / WEIGHTS)
+    elif rest:
+        name = sorted(rest)[0]
+        raise InputError(f"{folder / WEIGHTS}: {name} cannot be read; only LoRA layers can")
     rslora = bool(config.get("use_rslora"))
     updates: dict[str, tuple[torch.Tensor, torch.Tensor, float]] = {}
     for name, pair in factors.items():
@@ -73,9 +83,19 @@ def import_peft(model: GPTClassifier, folder: str | Path) -> dict:
                 A, B, scale = updates[name]
                 layer.lora.A[:, : A.shape[1]] = A
                 layer.lora.B[: len(B)] = B * (scale / layer.lora.scale)
-        model.head.weight.copy_(head)
-        model.head.bias.copy_(bias)
+        if classifies:
+            model.head.weight.copy_(head)
+            model.head.bias.copy_(bias)
     return settings
+
+
+def task_type(folder: str | Path) -> str:
+    """What an adapter of peft's is for: `SEQ_CLS` or `CAUSAL_LM`. Raises InputError else."""
+    path = Path(folder) / CONFIG
+    found = _read_config(path).get("task_type")
+    if found not in TASK_TYPES:
+        raise InputError(f"{path}: task_type is {found!r}; {' and '.join(TASK_TYPES)} can be read")
+    return found
 
 
 def _read_config(path: Path) -> dict:
@@ -168,17 +188,18 @@ def _scale(name: str, rank: int, config: dict) -> float:
     return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
 
 
-def _cut(name: str, pair: dict, scale: float, model: GPTClassifier, path: Path) -> dict:
+def _cut(name: str, pair: dict, scale: float, model: GPTClassifier | GPTModel, path: Path) -> dict:
     """The update of a Conv1D as updates (A, B, scale) of our layers, in our layout.
 
     Of a fused update that we exported, each part has only its own columns in B; the others, zeros,
     are left out, and so is a part of zeros alone. That brings back the ranks it was made from.
     """
     _, index, conv = name.split(".", 2)
+    body = getattr(model, "body", model)
     names = [f"trf_blocks.{index}.{part}" for part in CONV1D.get(conv, ())]
     if not names or int(index) >= model.config.n_layers:
         raise InputError(f"{path}: the model has no layer {name}")
-    shapes = [model.body.get_submodule(part).weight.shape for part in names]  # (out, in) each
+    shapes = [body.get_submodule(part).weight.shape for part in names]  # (out, in) each
     rows, inputs = [out for out, _ in shapes], shapes[0][1]
     A, B = pair["A"], pair["B"]  # (rank, in), (out in all, rank)
     if A.dim() != 2 or B.shape != (sum(rows), len(A)) or A.shape[1] != inputs:
@@ -190,5 +211,5 @@ def _cut(name: str, pair: dict, scale: float, model: GPTClassifier, path: Path) 
     for part, block in zip(names, B.split(rows), strict=True):
         used = block.ne(0).any(0) if B.ne(0).any() else torch.ones(len(A), dtype=torch.bool)
         if used.any():
-            found[f"body.{part}"] = (A[used].T, block[:, used].T, scale)
+            found[part if body is model else f"body.{part}"] = (A[used].T, block[:, used].T, scale)
     return found

@@ -6,6 +6,7 @@ Whoever holds a `RunRecord` can rely on every field; nobody else looks into the 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from llm.data.tasks import WRITING
 from llm.lora.settings import LoRASettings, check_method, check_settings
 from llm.model.config import GPTConfig
 from llm.utils.errors import InputError
@@ -39,8 +40,8 @@ class RunRecord:
 
     config: GPTConfig
     method: str  # of `llm.lora.methods.METHODS`
-    task: str  # of `llm.data.tasks.TASKS`
-    labels: list[str]  # names of label 0 and label 1
+    task: str  # of `llm.data.tasks.TASKS`, or WRITING
+    labels: list[str]  # names of label 0 and label 1; none for a model that writes
     base: BaseRecord
     lora: LoRASettings | None = None  # None for the other methods
     pool: str = "last"  # what the head reads, as in `llm.model.classifier`
@@ -51,6 +52,16 @@ class RunRecord:
     merged_from: str | None = None  # the folder whose adapter was folded into the base
     weights_sha256: str | None = None  # of the file of tensors; None in folders of old
     results: dict | None = None  # a run of results.json; in the file it is called `record`
+
+    @property
+    def writes(self) -> bool:
+        """Whether it is a language model, and not one that tells messages apart."""
+        return self.task == WRITING
+
+    @property
+    def masks_digits(self) -> bool:
+        """Whether it was trained on text with 0 for every digit."""
+        return bool((self.data or {}).get("digits_masked"))
 
     @property
     def weights_file(self) -> str:
@@ -91,8 +102,10 @@ class RunRecord:
         check_method(found["method"])
         labels = found["labels"]
         named = all(isinstance(label, str) for label in labels)
-        if not named or not len(labels) == len(set(labels)) == 2:
-            raise InputError(f"{where}: labels must be two different names, not {labels!r}")
+        count = 0 if found["task"] == WRITING else 2
+        if not named or not len(labels) == len(set(labels)) == count:
+            wanted = "two different names" if count else "none for a model that writes"
+            raise InputError(f"{where}: labels must be {wanted}, not {labels!r}")
         if found.get("pool", "last") not in ("last", "mean"):
             raise InputError(f"{where}: pool must be last or mean, not {found['pool']!r}; {MEND}")
         found["config"] = GPTConfig.from_dict(found["config"], f"{where}: config")
@@ -102,12 +115,30 @@ class RunRecord:
         return cls(**found)
 
 
-def read_record(folder: str | Path) -> "RunRecord":
-    """The record of a folder. Raises InputError when it is not a fine-tuned folder."""
+def read_record(folder: str | Path, writes: bool | None = None) -> "RunRecord":
+    """The record of a folder.
+
+    Args:
+        writes: True takes only a model that writes, False only one that tells messages apart.
+
+    Raises:
+        InputError: not a fine-tuned folder, or one of the other kind.
+    """
     path = Path(folder) / RUN
     if not path.exists():
         raise InputError(f"{folder} is no fine-tuned folder (it has no {RUN}); make one: finetune")
-    return RunRecord.from_dict(read_json(path), str(path))
+    record = RunRecord.from_dict(read_json(path), str(path))
+    if writes is False and record.writes:
+        raise InputError(
+            f"{folder} is a model that writes, and tells no messages apart; let it write",
+            command=f"generate --from {folder}",
+        )
+    if writes and not record.writes:
+        raise InputError(
+            f"{folder} tells messages apart (task {record.task}), and does not write; ask it",
+            command=f"predict --from {folder}",
+        )
+    return record
 
 
 def _base(content: dict, where: str) -> BaseRecord:

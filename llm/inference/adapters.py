@@ -1,15 +1,17 @@
 """Several adapters on one base: load, switch, and answer a batch in which each message has its own.
 
 The base is in memory once. An adapter is what fine-tuning with LoRA left: A and B of some layers,
-and a head, kilobytes. To use one means to hang its layers into the model, to use another means to
-hang those of the other: references change places, nothing is copied and no weight changes.
+and a head if it tells messages apart, kilobytes. To use one means to hang its layers into the
+model, to use another means to hang those of the other: references change places, nothing is copied
+and no weight changes. `llm.inference.voices` lets adapters write.
 
     x -----> W, shared ----------------> (+) --> y
         \\                                |
          `-> A, B of the adapter in use -'        the others wait beside the model
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +24,11 @@ from llm.formats.base import check_vocabulary, load_base, load_tokenizer
 from llm.formats.finetuned import base_state, fill, outline
 from llm.formats.record import RunRecord, read_record
 from llm.inference.evaluation import classify
+from llm.inference.mixed import MixedHead, MixedLinear
 from llm.inference.reading import read_messages
 from llm.lora.fused import fuse
 from llm.lora.inject import lora_layers
-from llm.lora.layer import LinearWithLoRA, LoRALayer
+from llm.lora.layer import LinearWithLoRA
 from llm.model.classifier import GPTClassifier
 from llm.model.gpt import GPTModel
 from llm.model.parameters import fingerprint
@@ -37,12 +40,12 @@ class Adapter:
     """What one task adds to the base."""
 
     layers: dict[str, LinearWithLoRA]  # by the full name of the layer whose place they take
-    head: nn.Module  # Linear, or LinearWithLoRA where the targets were "all"
+    head: nn.Module  # Linear; LinearWithLoRA where the targets were "all"; Identity if it writes
     record: RunRecord  # its run.json
 
     @property
     def labels(self) -> list[str]:
-        """Names of label 0 and label 1."""
+        """Names of label 0 and label 1; none of an adapter that writes."""
         return self.record.labels
 
 
@@ -110,6 +113,12 @@ class Adapters:
             )
         return self._loaded[name]
 
+    def classifier(self, name: str) -> Adapter:
+        """The adapter of a name. Raises InputError where there is none, or one that writes."""
+        if self[name].record.writes:
+            raise InputError(f"the adapter {name!r} writes; it tells no messages apart")
+        return self[name]
+
     def add(self, name: str, folder: str | Path) -> None:
         """Load one more adapter; which one is in use stays as it is.
 
@@ -132,10 +141,13 @@ class Adapters:
         device = next(self.model.parameters()).device
         shared = base_state(self.model.body)
         alone = fill(outline(folder, record), folder, record, shared, device)
-        layers = {place: layer for place, layer in lora_layers(alone).items() if place != "head"}
+        body = "body." if record.writes else ""  # a model that writes is a body alone
+        layers = {body + place: layer for place, layer in lora_layers(alone).items()}
+        layers.pop("head", None)
         for place, layer in layers.items():
             layer.linear = self._plain[place]
-        self._loaded[name] = Adapter(layers, alone.head, record)
+        head = nn.Identity() if record.writes else alone.head
+        self._loaded[name] = Adapter(layers, head, record)
 
     def use(self, name: str | None) -> None:
         """Put an adapter in place of the one in use; None leaves the base alone.
@@ -177,6 +189,7 @@ class Adapters:
         """Probabilities (messages, 2) by the adapter in use. Raises InputError without one."""
         if self.in_use is None:
             raise InputError(f"no adapter is in use; choose one of {', '.join(self)} with use()")
+        self.classifier(self.in_use)
         return classify(self.model, self.encode(messages))
 
     def classify_mixed(self, messages: Sequence[str], names: Sequence[str]) -> torch.Tensor:
@@ -201,7 +214,7 @@ class Adapters:
             raise InputError(f"{len(messages)} messages and {len(names)} names of adapters")
         logits = torch.empty(len(messages), self.model.n_classes)
         for pool in ("last", "mean"):
-            mine = [i for i, name in enumerate(names) if self[name].record.pool == pool]
+            mine = [i for i, name in enumerate(names) if self.classifier(name).record.pool == pool]
             if mine:
                 one_pool = self._mixed([messages[i] for i in mine], [names[i] for i in mine], pool)
                 logits[mine] = one_pool
@@ -220,73 +233,40 @@ class Adapters:
         rows = [len(group) for _, group in groups]
         tokens = [sum(len(encoded.ids[i]) for i in group) for _, group in groups]
 
-        before = self.in_use
-        mixed = {}
-        for place, linear in self._plain.items():
-            updates = [adapter.layers.get(place) for adapter, _ in groups]
-            if any(updates):
-                mixed[place] = MixedLinear(linear, [u and u.lora for u in updates], rows, tokens)
-        heads = MixedHead([adapter.head for adapter, _ in groups], rows)
-        self.use(None)
-        try:
+        with self.side_by_side([adapter for adapter, _ in groups], rows, tokens):
             self.model.pool = pool
-            self._hang({**self._plain, **mixed}, heads)
             by_adapter = self.model(batch.ids, batch.lengths)  # (messages, 2)
-        finally:
-            self._hang(self._plain, nn.Identity())
-            self.use(before)
         logits = torch.empty(len(messages), self.model.n_classes)
         logits[order] = by_adapter.float().cpu()
         return logits
+
+    @contextmanager
+    def side_by_side(
+        self, groups: list[Adapter | None], rows: list[int], tokens: list[int]
+    ) -> Iterator[GPTClassifier]:
+        """Inside the block, the model's rows belong to several adapters, group after group.
+
+        Args:
+            groups: an adapter for each group; None for the base alone.
+            rows, tokens: how many rows (messages), and tokens in them, each group has.
+        """
+        before = self.in_use
+        mixed = {}
+        for place, linear in self._plain.items():
+            layers = [adapter and adapter.layers.get(place) for adapter in groups]
+            if any(layers):
+                mixed[place] = MixedLinear(linear, [u and u.lora for u in layers], rows, tokens)
+        head = MixedHead([adapter.head if adapter else nn.Identity() for adapter in groups], rows)
+        self.use(None)
+        try:
+            self._hang({**self._plain, **mixed}, head)
+            yield self.model
+        finally:
+            self._hang(self._plain, nn.Identity())
+            self.use(before)
 
     def _hang(self, layers: dict[str, nn.Module], head: nn.Module) -> None:
         for name, layer in layers.items():
             owner, child = self._places[name]
             setattr(owner, child, layer)
         self.model.head = head
-
-
-class MixedLinear(nn.Module):
-    """A frozen Linear with another update for each slice of its input, (..., in) -> (..., out).
-
-    Args:
-        linear: applied to everything.
-        updates: one for each group of messages; None: the group leaves the layer as it is.
-        messages, tokens: how many messages and tokens belong to each group.
-    """
-
-    def __init__(
-        self,
-        linear: nn.Linear,
-        updates: list[LoRALayer | None],
-        messages: list[int],
-        tokens: list[int],
-    ):
-        super().__init__()
-        self.linear, self.updates = linear, updates
-        self.messages, self.tokens = messages, tokens
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Packed tokens, padded rows, or one token a message (the last block's last tokens)."""
-        y = self.linear(x)
-        rows, outs = x.flatten(0, 1), y.flatten(0, 1)  # `outs` is a view of y
-        if len(rows) == sum(self.tokens):
-            sizes = self.tokens
-        else:  # as many tokens for each message: padded rows, or one
-            sizes = [count * len(rows) // sum(self.messages) for count in self.messages]
-        for update, part, out in zip(self.updates, rows.split(sizes), outs.split(sizes)):
-            if update is not None:
-                out += update(part)  # this changes y
-        return y
-
-
-class MixedHead(nn.Module):
-    """Each group of messages through its own head, (messages, emb_dim) -> (messages, 2)."""
-
-    def __init__(self, heads: list[nn.Module], messages: list[int]):
-        super().__init__()
-        self.heads, self.messages = heads, messages
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Group by group."""
-        return torch.cat([head(rows) for head, rows in zip(self.heads, x.split(self.messages))])

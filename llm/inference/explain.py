@@ -34,7 +34,7 @@ class Explanation:
 
 
 def explain(adapters: Adapters, message: str) -> dict[str, Explanation]:
-    """Every adapter's answer to a message, and the words that moved it.
+    """The answer of every adapter that has one to a message, and the words that moved it.
 
     The message and its variants, for all adapters, go through the model as one mixed batch: with
     two adapters and ten words that is 2 * (1 + 10) messages in one forward pass.
@@ -44,7 +44,7 @@ def explain(adapters: Adapters, message: str) -> dict[str, Explanation]:
     """
     spans = [match.span() for match in re.finditer(r"\S+", message)][:MOST_WORDS]
     variants = [message] + [message[:start] + message[end:] for start, end in spans]
-    names = list(adapters)
+    names = [name for name in adapters if not adapters[name].record.writes]
     logits = adapters.mixed_logits(
         variants * len(names), [name for name in names for _ in variants]
     ).double()

@@ -4,7 +4,7 @@ A key/value cache spares the work of looking at the whole text again for each ne
 keys and values never change, because no token looks ahead, so they are kept.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -108,8 +108,14 @@ def stream(
     stop: int | None = None,
     seed: int | None = None,
     use_cache: bool = True,
+    given: torch.Tensor | None = None,
 ) -> Iterator[torch.Tensor]:
-    """New tokens one by one, each (batch,): see `generate`, which collects them."""
+    """New tokens one by one, each (batch,): see `generate`, which collects them.
+
+    Args:
+        given: (batch, some) tokens that are to come first, -1 where a row's are free to choose.
+            `continue_each` feeds the longer prompts of a batch through it.
+    """
     if ids.dim() != 2 or ids.shape[1] == 0:
         raise InputError("there is nothing to continue: the prompt has no tokens")
     context = model.config.context_length
@@ -118,7 +124,7 @@ def stream(
         generator = torch.Generator(device=ids.device).manual_seed(seed)
     done = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     cache, new = KeyValueCache(model.config.n_layers), ids
-    for _ in range(max_new_tokens):
+    for step in range(max_new_tokens):
         if not use_cache or len(cache) + new.shape[1] > context:
             # The text has outgrown the context. What remains of it moves to other positions, so
             # what was cached holds no more, and the last `context` tokens are read anew.
@@ -130,9 +136,13 @@ def stream(
             new = chances.argmax(-1, keepdim=True)  # (batch, 1)
         else:
             new = torch.multinomial(chances, 1, generator=generator)
+        free = torch.ones_like(done)
+        if given is not None and step < given.shape[1]:
+            free = given[:, step] < 0
+            new = torch.where(free[:, None], new, given[:, step, None])
         if stop is not None:
             new = new.masked_fill(done[:, None], stop)
-            done |= new[:, 0] == stop
+            done |= free & (new[:, 0] == stop)
         ids = torch.cat([ids, new], dim=1)
         yield new[:, 0]
         if done.all():
@@ -159,3 +169,65 @@ def generate(model: GPTModel, ids: torch.Tensor, max_new_tokens: int, **settings
     """
     new = list(stream(model, ids, max_new_tokens, **settings))
     return torch.cat([ids, *(token[:, None] for token in new)], dim=1)
+
+
+def continue_each(
+    model: GPTModel, prompts: Sequence[list[int]], max_new_tokens: int, stop: int, **settings
+) -> list[list[int]]:
+    """Continue prompts of different lengths in one batch.
+
+    All begin at position 0 and grow together, so nothing is padded: while a row still has tokens
+    of its prompt, these are read and what the model would have said is not listened to.
+
+    Args:
+        prompts: token ids, at least one each.
+        max_new_tokens: of each row, after its own prompt.
+        stop: the token that ends a text.
+        settings: as in `generate`. A draw depends on the whole batch; greedy text does not.
+
+    Returns:
+        the new tokens of each row, up to its `stop`, which is left out.
+
+    Raises:
+        InputError: an empty prompt, or a setting out of its range.
+    """
+    if not prompts:
+        return []
+    device = model.tok_emb.weight.device
+    lengths = [len(prompt) for prompt in prompts]
+    shortest, longest = min(lengths), max(lengths)
+    padded = [prompt + [-1] * (longest - len(prompt)) for prompt in prompts]
+    rows = torch.tensor(padded, device=device).view(len(prompts), longest)
+    steps = longest - shortest + max_new_tokens
+    first, given = rows[:, :shortest], rows[:, shortest:]
+    tokens = stream(model, first, steps, stop=stop, given=given, **settings)
+    new = torch.stack(list(tokens), dim=1).tolist()  # what follows the shortest prompt in each row
+    found = []
+    for row, length in zip(new, lengths):
+        row = row[length - shortest :][:max_new_tokens]
+        found.append(row[: row.index(stop)] if stop in row else row)
+    return found
+
+
+def write_documents(
+    model: GPTModel, eot_id: int, count: int, max_new_tokens: int, seed: int = 0, **settings
+) -> list[list[int]]:
+    """Let a model write whole documents, each from the end-of-text token alone.
+
+    Args:
+        eot_id: the token that documents begin after and end with.
+        count: how many; a hundred at a time, which bounds the cache.
+        max_new_tokens: of each document.
+        seed: of the draws.
+        settings: as in `generate`; without a `temperature` the model's own probabilities, 1.
+
+    Returns:
+        the tokens of each, without the end-of-text token.
+    """
+    settings = {"temperature": 1.0, **settings}
+    found: list[list[int]] = []
+    while len(found) < count:
+        starts = [[eot_id]] * min(100, count - len(found))
+        draw = seed * 1_000_003 + len(found)
+        found += continue_each(model, starts, max_new_tokens, eot_id, seed=draw, **settings)
+    return found

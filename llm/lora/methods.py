@@ -6,6 +6,8 @@
 | `last_block` | the last block, the final LayerNorm, the head   |
 | `head`       | the head alone                                  |
 | `lora`       | A and B beside the frozen layers, and the head  |
+
+A GPTModel, which writes, has no head: its output is the token embedding.
 """
 
 from torch import nn
@@ -15,10 +17,15 @@ from llm.lora.inject import replace_linear_with_lora
 from llm.lora.settings import METHODS as METHODS  # offered here too
 from llm.lora.settings import LoRASettings, check_method
 from llm.model.classifier import GPTClassifier
+from llm.model.gpt import GPTModel
+from llm.utils.errors import InputError
 
 
 def apply_method(
-    model: GPTClassifier, method: str, lora: LoRASettings | None = None, fast: bool = True
+    model: GPTClassifier | GPTModel,
+    method: str,
+    lora: LoRASettings | None = None,
+    fast: bool = True,
 ) -> int:
     """Set what is trainable, and inject LoRA layers for `lora`, in place.
 
@@ -30,9 +37,13 @@ def apply_method(
         changes, so training can compute it once (`llm.training.classification`).
 
     Raises:
-        InputError: for an unknown method, or LoRA settings that do not fit the model.
+        InputError: for an unknown method, `head` where there is none, or LoRA settings that do
+            not fit the model.
     """
     check_method(method)
+    writes = isinstance(model, GPTModel)
+    if writes and method == "head":
+        raise InputError("a model that writes has no head to train", settings=("method=lora",))
     if method == "lora":
         lora = lora or LoRASettings()
         replace_linear_with_lora(
@@ -42,11 +53,11 @@ def apply_method(
             fuse(model)
         return 0
     n_layers = model.config.n_layers
-    body = model.body
+    body, head = (model, []) if writes else (model.body, [model.head])
     trained: dict[str, list[nn.Module]] = {
         "full": [model],
-        "last_block": [body.trf_blocks[-1], body.final_norm, model.head],
-        "head": [model.head],
+        "last_block": [body.trf_blocks[-1], body.final_norm, *head],
+        "head": head,
     }
     model.requires_grad_(False)
     for module in trained[method]:

@@ -13,8 +13,7 @@ from torch import nn
 
 from llm.model.config import GPTConfig
 from llm.model.gpt import GPTModel
-from llm.model.layouts import Layout, Packed, PaddedRows, last_tokens_of_block
-from llm.utils.errors import InputError
+from llm.model.layouts import Layout, last_tokens_of_block, lay_out, read_all
 
 
 class GPTClassifier(nn.Module):
@@ -65,16 +64,7 @@ class GPTClassifier(nn.Module):
 
     def embed(self, ids: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, Layout]:
         """Ids -> what enters the first block, (batch, tokens, emb_dim), and its layout."""
-        if ids.shape[1] > self.config.context_length:
-            raise InputError(
-                f"a message of {ids.shape[1]} tokens does not fit into the context of "
-                f"{self.config.context_length}; cut it"
-            )
-        positions = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
-        if ids.is_cuda if self.packed is None else not self.packed:
-            return self.body.embed(ids, positions), PaddedRows(lengths)
-        real = positions < lengths[:, None]  # (batch, longest)
-        return self.body.embed(ids[real][None], positions[real][None]), Packed(lengths)
+        return lay_out(self.body, ids, lengths, self.packed)
 
     def from_hidden(self, x: torch.Tensor, layout: Layout, start: int = 0) -> torch.Tensor:
         """Class scores from hidden states.
@@ -100,9 +90,7 @@ class GPTClassifier(nn.Module):
 
     def all_tokens(self, x: torch.Tensor, layout: Layout, start: int = 0) -> torch.Tensor:
         """Every token after the final LayerNorm, in the shape of `x`. See `from_hidden`."""
-        for block in self.body.trf_blocks[start:]:
-            x = block(x, layout.attend)
-        return self.body.final_norm(x)
+        return read_all(self.body, x, layout, start)
 
     def pooled(self, x: torch.Tensor, layout: Layout) -> torch.Tensor:
         """One vector a message from what `all_tokens` gives: (batch, emb_dim)."""

@@ -16,6 +16,7 @@ token answers differently when a longer message stands in the same batch.
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,10 @@ import torch.nn.functional as F
 from llm.model.attention import causal
 from llm.model.blocks import TransformerBlock
 from llm.model.groups import LengthGroups
+from llm.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from llm.model.gpt import GPTModel
 
 
 class PaddedRows:
@@ -74,6 +79,10 @@ class PaddedRows:
         follows = torch.arange(1, ids.shape[1], device=ids.device) < self.lengths[:, None]
         targets = ids[:, 1:].masked_fill(~follows, -100)
         return x[:, :-1].flatten(0, 1), targets.flatten()
+
+    def sums(self, values: torch.Tensor) -> torch.Tensor:
+        """A number for each place of `next_tokens`, added up by message: (places,) -> (batch,)."""
+        return values.view(len(self.lengths), -1).sum(1)
 
     def messages(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Each message's real tokens: (batch, tokens, emb_dim) -> a list of (tokens, emb_dim)."""
@@ -140,9 +149,9 @@ class Packed:
     def mean(self, x: torch.Tensor) -> torch.Tensor:
         """The mean of each message's tokens: (1, all_tokens, emb_dim) -> (batch, emb_dim)."""
         message = torch.arange(len(self.lengths), device=x.device)
-        message = message.repeat_interleave(self.lengths)  # (all_tokens,) whose token each is
-        ones = torch.arange(len(self.lengths), device=x.device)[:, None] == message
-        return (ones / self.lengths[:, None]).to(x.dtype) @ x[0]  # rows of weights that sum to 1
+        whose = message.repeat_interleave(self.lengths)  # (all_tokens,) whose token each is
+        ones = (message[:, None] == whose).to(x.dtype)  # (batch, all_tokens)
+        return ones @ x[0] / self.lengths[:, None]
 
     def next_tokens(self, x: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Where a token follows in the same message: what stands there, and the token to come.
@@ -158,12 +167,54 @@ class Packed:
         follows = (columns + 1 < self.lengths[:, None])[real]  # (all_tokens,)
         return x[0, follows], ids[:, 1:][real[:, 1:]]
 
+    def sums(self, values: torch.Tensor) -> torch.Tensor:
+        """A number for each place of `next_tokens`, added up by message: (places,) -> (batch,)."""
+        parts = values.split([length - 1 for length in self._lengths])
+        return torch.stack([part.sum() for part in parts])
+
     def messages(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
         """Each message's tokens: (1, all_tokens, emb_dim) -> a sequence of (tokens, emb_dim)."""
         return x[0].split(self._lengths)
 
 
 Layout = PaddedRows | Packed
+
+
+def lay_out(
+    body: "GPTModel", ids: torch.Tensor, lengths: torch.Tensor, packed: bool | None = None
+) -> tuple[torch.Tensor, Layout]:
+    """What enters the first block, (batch, tokens, emb_dim), and its layout.
+
+    Args:
+        ids: (batch, longest) token ids, padded on the right with any token.
+        lengths: (batch,) real tokens in each row, at least 1.
+        packed: chooses the layout; None: packed unless on a GPU.
+
+    Raises:
+        InputError: a row is longer than the context; `llm.data` cuts messages and documents.
+    """
+    if ids.shape[1] > body.config.context_length:
+        raise InputError(
+            f"a message of {ids.shape[1]} tokens does not fit into the context of "
+            f"{body.config.context_length}; cut it"
+        )
+    positions = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
+    if ids.is_cuda if packed is None else not packed:
+        return body.embed(ids, positions), PaddedRows(lengths)
+    real = positions < lengths[:, None]  # (batch, longest)
+    return body.embed(ids[real][None], positions[real][None]), Packed(lengths)
+
+
+def read_all(body: "GPTModel", x: torch.Tensor, layout: Layout, start: int = 0) -> torch.Tensor:
+    """Every token after the final LayerNorm, in the shape of `x`.
+
+    Args:
+        x: (batch, tokens, emb_dim), what the first `start` blocks have made of the messages.
+        layout: where the messages stand in it.
+    """
+    for block in body.trf_blocks[start:]:
+        x = block(x, layout.attend)
+    return body.final_norm(x)
 
 
 def last_tokens_of_block(block: TransformerBlock, x: torch.Tensor, layout: Layout) -> torch.Tensor:

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import sklearn.metrics  # noqa: F401  imported here, not in the middle of a run that is measured
@@ -16,28 +16,23 @@ from llm.data.messages import Collection, load_task
 from llm.data.splits import Splits, describe, split
 from llm.data.tsv import Message, read_labelled
 from llm.formats.base import load_base, load_config, load_tokenizer
-from llm.formats.finetuned import base_state, save_finetuned
 from llm.formats.record import RUN, BaseRecord, RunRecord, read_record
 from llm.inference.evaluation import best_threshold, classification_metrics, classify, f1_at
 from llm.lora.methods import apply_method
 from llm.model.classifier import GPTClassifier
 from llm.model.config import GPTConfig
-from llm.model.parameters import fingerprint, parameter_counts
+from llm.model.parameters import fingerprint
 from llm.training import distributed
 from llm.training.checkpoint import CHECKPOINT
 from llm.training.classification import ClassificationTask
-from llm.training.device import autocast, keep_freed_memory, peak_memory_bytes, pick_device
-from llm.training.loop import train
-from llm.training.memory import memory_account
+from llm.training.device import keep_freed_memory, pick_device
+from llm.training.fitting import RECORDED_WIDTH, Fitting
 from llm.training.settings import LEARNING_RATES as LEARNING_RATES  # offered here too
-from llm.training.settings import FinetuneSettings, TrainSettings
-from llm.training.speed import frozen_in_bfloat16
+from llm.training.settings import FinetuneSettings
+from llm.training.voices import learn_to_write
 from llm.utils.errors import InputError
-from llm.utils.files import locked_folder, remove, write_json
+from llm.utils.files import locked_folder, remove
 from llm.utils.paths import EVERYDAY
-
-# On a GPU messages are padded to a multiple of so many tokens: few shapes of batches to record.
-RECORDED_WIDTH = 32
 
 
 @dataclass(frozen=True)
@@ -140,7 +135,7 @@ def _finished(settings: FinetuneSettings, out: Path) -> RunRecord | None:
     if not (out / RUN).exists():
         return None
     record = read_record(out)
-    if record.settings == json.loads(json.dumps(asdict(settings))):
+    if record.settings == json.loads(json.dumps(settings.to_dict())):
         if distributed.is_main_process():
             remove(out / CHECKPOINT)  # killed between its last two actions
         return record
@@ -155,19 +150,18 @@ def _finetune(settings, out, resume, device, quiet, report) -> RunRecord:
     import torch._dynamo  # noqa: F401  66 MB that AdamW would load while the run is measured
 
     keep_freed_memory()
+    fitting = Fitting(settings, out, resume, device, quiet)
+    if settings.writes:
+        return learn_to_write(fitting, report)
     config = load_config(settings.model)
     tokenizer = load_tokenizer(settings.model, config.vocab_size)
     data = prepare_messages(settings, tokenizer, config.context_length)
     # From here on memory grows by what the method needs, and by nothing else.
-    on_gpu = device == "cuda"
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated() if on_gpu else peak_memory_bytes(device)
+    before = fitting.memory_in_use()
     model, start, base = build_classifier(settings, device)
     if report and not quiet and distributed.is_main_process():
         print(data.report(), file=sys.stderr)
     started = time.perf_counter()
-    width = RECORDED_WIDTH if on_gpu else 1
     task = ClassificationTask(  # sends the messages through the frozen blocks, if there are any
         model,
         data.train,
@@ -175,83 +169,27 @@ def _finetune(settings, out, resume, device, quiet, report) -> RunRecord:
         settings.batch_size,
         settings.seed,
         start,
-        width,
+        RECORDED_WIDTH if fitting.on_gpu else 1,
         settings.lm_loss,
         data.cut_anew,
     )
-    prefix_seconds = time.perf_counter() - started if start else 0.0
-    per_epoch = steps_per_epoch(len(data.train), settings.batch_size)
-    training = TrainSettings(
-        steps=settings.epochs * per_epoch,
-        lr=settings.lr,
-        evaluate_every=0 if settings.all_messages else per_epoch,
-        checkpoint_every=per_epoch,
-        keep_best=settings.keep == "best" and not settings.all_messages,
-        precision=settings.precision,
-        cuda_graphs=on_gpu and not start,  # kept hidden states come in too many shapes
-        seed=settings.seed,
+    history, results = fitting.train(
+        model,
+        task,
+        base,
+        data.collection.sha256,
+        len(data.train),
+        steps_per_epoch(len(data.train), settings.batch_size),
+        before,
+        cuda_graphs=not start,  # kept hidden states come in too many shapes
+        prefix_seconds=time.perf_counter() - started if start else 0.0,
     )
-    identity = {
-        "finetuning": asdict(settings),
-        "data": data.collection.sha256,
-        "base": asdict(base),
-    }
-    lower = on_gpu and settings.precision == "bf16" and settings.method == "lora"
-    with frozen_in_bfloat16(model) if lower else nullcontext():
-        if lower:
-            torch.cuda.reset_peak_memory_stats()  # the weights in float32 are gone
-        with autocast(device, settings.precision):
-            account = memory_account(model, lambda: task.loss(model, task.largest_batch()))
-        history = train(model, task, training, out, resume, identity, quiet)
-        peak = peak_memory_bytes(device) - before
-
-    seconds = history["train_seconds"] + prefix_seconds
-    counts = parameter_counts(model)
-    lora = settings.lora if settings.method == "lora" else None
-    results = {
-        "method": settings.method,
-        "seed": settings.seed,
-        "rank": lora.rank if lora else None,
-        "alpha": lora.alpha if lora else None,
-        "total_parameters": counts["total"],
-        "trainable_parameters": counts["trainable"],
-        "saved_bytes": 0,
-        "memory_bytes": account,
-        "peak_memory_bytes": peak,
-        "train_seconds": seconds,
-        "examples_per_second": settings.epochs * len(data.train) / seconds,
-        "learning_rate": settings.lr,
-        "split_seed": settings.split_seed,
-        "kept_epoch": history["best_step"] / per_epoch or settings.epochs,
-        "base_unchanged": body_fingerprint(model) == base.fingerprint,
-        **({} if settings.all_messages else measured(model, data.validation, data.test)),
-    }
+    if not settings.all_messages:
+        results |= measured(model, data.validation, data.test)
     if everyday := everyday_messages(settings):
         results["everyday"] = metrics_on(model, encode_all(everyday, tokenizer, config))
-    record = RunRecord(
-        config=model.config,
-        method=settings.method,
-        task=settings.task,
-        labels=list(data.collection.labels),
-        base=base,
-        lora=lora,
-        pool=settings.pool,
-        settings=asdict(settings),
-        data=data_record(data),
-        torch=torch.__version__,
-        device=device,
-        results=results,
-    )
-    if distributed.is_main_process():
-        write_json(out / "history.json", history)
-        record = save_finetuned(out, model, record)
-        remove(out / CHECKPOINT)
-    return record
-
-
-def body_fingerprint(model: GPTClassifier) -> str:
-    """The fingerprint of the body as it would be without its LoRA layers."""
-    return fingerprint(base_state(model.body))
+    labels = list(data.collection.labels)
+    return fitting.save(model, base, history, results, data_record(data), labels, settings.pool)
 
 
 def metrics_on(model: GPTClassifier, messages: Encoded) -> dict:

@@ -4,8 +4,9 @@ The command line takes its options' defaults from here (`llm.cli.parser`).
 """
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
+from llm.data.tasks import WRITING
 from llm.lora.settings import LoRASettings, check_method
 from llm.utils.errors import InputError
 
@@ -18,6 +19,12 @@ OPTIMIZERS = ("adamw", "muon")
 # `python chapters/ch08_classification.py --search`.
 LEARNING_RATES = {"full": 4e-4, "last_block": 3e-3, "head": 1e-2, "lora": 5e-3}
 
+# The same for writing: probed on validation messages, not searched.
+WRITING_RATES = {"full": 4e-4, "last_block": 2e-3, "lora": 2e-3}
+
+# Settings of one kind of task, which the other has no use for.
+CLASSIFYING = ("balanced", "pool", "lm_loss", "bpe_dropout")
+WRITING_ALONE = ("text", "mask_digits")
 
 # What a message is read and trained with beside its label. `plain` is the lesson's own.
 RECIPES = {
@@ -39,8 +46,8 @@ class FinetuneSettings:
     balanced: bool = False  # as many ham as spam in the training messages
     limit: int | None = None  # training messages; None: all
     epochs: int = 2
-    batch_size: int = 32
-    lr: float | None = None  # None: what LEARNING_RATES says
+    batch_size: int = 32  # messages, or documents
+    lr: float | None = None  # None: what LEARNING_RATES or WRITING_RATES says
     precision: str = "fp32"
     seed: int = 0  # of the head, of A and of the order of the messages
     split_seed: int = 0  # of the split into training, validation and test messages
@@ -51,9 +58,12 @@ class FinetuneSettings:
     lm_loss: float = 0.5  # weight of the next-token loss on the messages
     bpe_dropout: float = 0.1  # merges left out when training messages are cut into tokens
     keep: str = "last"  # the last epoch's weights, or the best on validation
+    text: list[str] | None = None  # to write: "ham", "spam", or files (`llm.data.documents`)
+    mask_digits: bool = False  # to write: 0 for every digit of the text
 
     def __post_init__(self):
         check_method(self.method)
+        self._check_task()
         for name, choices in (("pool", ("mean", "last")), ("keep", ("last", "best"))):
             if getattr(self, name) not in choices:
                 raise InputError(f"{name} must be {' or '.join(choices)}", settings=(name,))
@@ -65,13 +75,51 @@ class FinetuneSettings:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.lr is None:
-            object.__setattr__(self, "lr", LEARNING_RATES[self.method])
+            rates = WRITING_RATES if self.writes else LEARNING_RATES
+            object.__setattr__(self, "lr", rates[self.method])
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise InputError(f"the learning rate must be a positive number, not {self.lr}")
 
+    @property
+    def writes(self) -> bool:
+        """Whether a model is to learn to write, and not to tell messages apart."""
+        return self.task == WRITING
+
+    def _check_task(self) -> None:
+        """Raise InputError where an option belongs to the other kind of task."""
+        if not self.writes:
+            for name in WRITING_ALONE:
+                if getattr(self, name):
+                    raise InputError(
+                        f"{name} is for a model that writes", settings=(name, f"task={WRITING}")
+                    )
+            return
+        for name in CLASSIFYING:
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise InputError(
+                    f"{name} is for telling messages apart; a model that writes has no use for it",
+                    settings=(name,),
+                )
+        if self.method == "head":
+            raise InputError("a model that writes has no head to train", settings=("method=lora",))
+        if not self.text or isinstance(self.text, str):
+            raise InputError(
+                "to write, a model needs text to learn from: ham, spam, or a list of text files",
+                settings=("text",),
+            )
+        object.__setattr__(self, "text", [str(name) for name in self.text])
+
+    def to_dict(self) -> dict:
+        """As plain JSON: what tells one run from another, so without what this task does not use.
+
+        Folders from before models could write are known again by it.
+        """
+        unused = CLASSIFYING if self.writes else WRITING_ALONE
+        return {name: value for name, value in asdict(self).items() if name not in unused}
+
     @classmethod
     def from_dict(cls, content: dict) -> "FinetuneSettings":
-        """From what `dataclasses.asdict` made of it, by way of JSON too."""
+        """From what `to_dict` or `dataclasses.asdict` made of it, by way of JSON too."""
         return cls(**{**content, "lora": LoRASettings(**content["lora"])})
 
 
