@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from llm.cli.terminal import bits_line, lines_of_standard_input, metrics_line, one_line
-from llm.lora.settings import LoRASettings
+from llm.lora.settings import LoRASettings, resolve
 from llm.training.settings import RECIPES, FinetuneSettings, PretrainSettings
 from llm.utils.errors import InputError
 
@@ -164,12 +164,13 @@ def info(options) -> None:
     with torch.device("meta"):
         model = GPTClassifier(load_config(options.model))
     base = parameter_counts(model)["total"]
-    apply_method(model, options.method, _settings(LoRASettings, options))
+    method, lora = resolve(options.method, _settings(LoRASettings, options))
+    apply_method(model, method, lora)
     counts = parameter_counts(model)
     answer = {
         "model": options.model,
         "method": options.method,
-        "rank": options.rank if options.method == "lora" else None,
+        "rank": lora.rank if method == "lora" else None,
         "base_parameters": base,
         "added_parameters": counts["total"] - base,
         "trainable_parameters": counts["trainable"],
