@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 from small import write_base, write_messages
 
+from llm.cli import commands
 from llm.cli.parser import build_parser, main
 from llm.lora.settings import LoRASettings
 from llm.training.classification import ClassificationTask
@@ -202,6 +203,17 @@ def test_help_imports_no_torch():
     assert done.stdout.endswith("imported: []\n"), done.stdout + done.stderr
 
 
+def test_predict_imports_no_sympy():
+    """PyTorch imports it for some operations on meta tensors; it takes longer than our own work."""
+    code = (
+        "import sys\nfrom llm.cli.parser import main\n"
+        f"main(['predict', '--from', {str(BUNDLED['spam'])!r}, 'hello'])\n"
+        "print('sympy' in sys.modules, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.endswith("False True\n"), done.stdout + done.stderr
+
+
 def test_a_lora_folder_is_kilobytes_and_holds_no_base(folder):
     about = json.loads((folder / "run.json").read_text())
     record = about["record"]
@@ -219,6 +231,31 @@ def test_evaluate_prints_the_metric_names_of_the_results(folder, tsv):
     metrics = json.loads(done.stdout)
     assert names <= set(metrics)
     assert metrics["messages"] == 80
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_predict_holds_a_few_messages_of_a_long_file_at_a_time(folder, as_json, monkeypatch):
+    monkeypatch.setattr(commands, "MESSAGES_AT_ONCE", 2)
+
+    class Endless(io.BytesIO):
+        """Three messages, then a file that cannot be read on."""
+
+        def readline(self, *_):
+            raise NotImplementedError
+
+        def __iter__(self):
+            yield from (b"one\n", b"two\r\n", b" \n", b"three\n")
+            raise OSError("the disk is gone")
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Endless()))
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(["predict", "--from", str(folder), *["--json"] * as_json])
+    assert status == 2
+    assert err.getvalue() == "error: the disk is gone\n"
+    texts = ["one", "two"]  # were answered before the third was read
+    alone = run("predict", "--from", folder, *["--json"] * as_json, *texts).stdout
+    assert out.getvalue() == alone.removesuffix("\n]\n" if as_json else "")
 
 
 def test_predict_answers_each_message_in_order(folder):

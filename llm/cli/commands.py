@@ -2,13 +2,24 @@
 
 import json
 import sys
+from itertools import islice
 from pathlib import Path
 
 from llm.cli.info import info as info  # a command like the others
 from llm.cli.options import settings_of
-from llm.cli.terminal import bits_line, lines_of_standard_input, metrics_line, one_line
+from llm.cli.terminal import (
+    bits_line,
+    lines_of_standard_input,
+    metrics_line,
+    one_line,
+    print_json_list,
+)
 from llm.training.settings import FinetuneSettings, PretrainSettings
 from llm.utils.errors import InputError
+
+# `predict` answers so many messages together: enough for batches of like length, and however long
+# the file, no more than these are in memory.
+MESSAGES_AT_ONCE = 2048
 
 
 def compare(options) -> None:
@@ -98,21 +109,27 @@ def predict(options) -> None:
     model, tokenizer, record = load_finetuned(
         options.folder, pick_device(options.device), writes=False
     )
-    texts = options.messages or lines_of_standard_input()
-    tasks = [record.task] * len(texts)
-    encoded = read_messages(texts, tasks, tokenizer, model.config.context_length)
-    answers = []
-    for text, probabilities in zip(texts, classify(model, encoded).tolist(), strict=True):
-        best = max(range(len(probabilities)), key=probabilities.__getitem__)
-        answers.append(
-            {"label": record.labels[best], "probability": probabilities[best], "message": text}
-        )
+    cut = 0
+
+    def answers():
+        nonlocal cut
+        messages = iter(options.messages or lines_of_standard_input())
+        while texts := list(islice(messages, MESSAGES_AT_ONCE)):
+            encoded = read_messages(
+                texts, [record.task] * len(texts), tokenizer, model.config.context_length
+            )
+            cut += encoded.cut
+            for text, probabilities in zip(texts, classify(model, encoded).tolist(), strict=True):
+                best = max(range(len(probabilities)), key=probabilities.__getitem__)
+                label, probability = record.labels[best], probabilities[best]
+                yield {"label": label, "probability": probability, "message": text}
+
     if options.json:
-        print(json.dumps(answers, indent=2))
+        print_json_list(answers())
     else:
-        for answer in answers:
+        for answer in answers():
             print(f"{answer['label']}\t{answer['probability']:.4f}\t{one_line(answer['message'])}")
-    _warn_of_cut(options, encoded.cut)
+    _warn_of_cut(options, cut)
 
 
 def merge(options) -> None:
