@@ -5,6 +5,9 @@ import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import llm  # noqa: F401  (before torch; llm/__init__.py says why)
+
+# isort: split
 import torch
 
 from llm.figures.style import save_figure
