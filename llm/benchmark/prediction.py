@@ -32,6 +32,8 @@ from llm.utils.paths import BUNDLED
 
 BATCH = 32
 PART = 50  # the peers predict one message in so many
+COMMAND = ["-m", "llm", "predict", "--from", str(BUNDLED["spam"])]
+ONE = [*COMMAND, "See you at 8"]
 
 
 def predict(given) -> dict:
@@ -58,7 +60,7 @@ def predict(given) -> dict:
             files[count].write_text("\n".join(texts[:count]) + "\n", encoding="utf-8")
         for _ in range(given.rounds):
             keep("import torch", _process(["-c", "import torch"], given.threads))
-            keep("one message", _process([*COMMAND, "See you at 8"], given.threads))
+            keep("one message", _process(ONE, given.threads))
             for count, path in files.items():
                 measured = _process(COMMAND, given.threads, path)
                 rate = count / measured["seconds"]
@@ -89,9 +91,6 @@ def predict(given) -> dict:
         ]
     )
     return {"results": results, "ratios": ratios, "threads": given.threads}
-
-
-COMMAND = ["-m", "llm", "predict", "--from", str(BUNDLED["spam"])]
 
 
 def _process(arguments: list[str], threads: int, stdin: Path | None = None) -> dict:
