@@ -7,7 +7,7 @@ from torch import nn
 
 from llm.inference import mixed
 from llm.inference.mixed import MixedLinear
-from llm.lora.layer import LoRALayer
+from llm.lora.layer import LinearWithLoRA
 
 RANKS = {"a": 2, "b": 4}
 GROUPS = {"a": 3, "__base__": 1, "b": 2}  # messages of each
@@ -29,10 +29,10 @@ def layers():
     peft = model.base_model.model["linear"].eval()
     updates = {"__base__": None}
     for name, rank in RANKS.items():
-        updates[name] = LoRALayer(6, 5, rank, alpha=3)
+        updates[name] = LinearWithLoRA(linear, rank, alpha=3)
         with torch.no_grad():
-            updates[name].A.copy_(peft.lora_A[name].weight.T)
-            updates[name].B.copy_(peft.lora_B[name].weight.T)
+            updates[name].lora.A.copy_(peft.lora_A[name].weight.T)
+            updates[name].lora.B.copy_(peft.lora_B[name].weight.T)
     return peft, linear, [updates[name] for name in GROUPS]
 
 

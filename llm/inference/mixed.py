@@ -5,7 +5,8 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from llm.lora.layer import LoRALayer
+from llm.lora.dora import LinearWithDoRA
+from llm.lora.layer import LinearWithLoRA
 
 # With fewer rows than this for each adapter, batched products are quicker than one after another.
 FEW = 8
@@ -22,26 +23,26 @@ class MixedLinear(nn.Module):
 
     Args:
         linear: applied to everything.
-        updates: one for each group of messages; None: the group leaves the layer as it is.
+        layers: one of this Linear for each group of messages; None: the group leaves it as it is.
         messages, tokens: how many messages and tokens belong to each group.
     """
 
     def __init__(
         self,
         linear: nn.Linear,
-        updates: list[LoRALayer | None],
+        layers: list[LinearWithLoRA | None],
         messages: list[int],
         tokens: list[int],
     ):
         super().__init__()
-        self.linear, self.updates = linear, updates
+        self.linear, self.layers = linear, layers
         self.messages, self.tokens = messages, tokens
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Packed tokens, padded rows, or one token a message (the last block's last tokens)."""
         y = self.linear(x)
         rows, outs = x.flatten(0, 1), y.flatten(0, 1)  # `outs` is a view of y
-        if len(rows) == len(self.owner) < FEW * len(self.updates):
+        if len(rows) == len(self.owner) < FEW * len(self.layers) and self.plain:
             A, B = self.gathered
             low = torch.bmm(rows[:, None].to(A.dtype), A)  # (messages, 1, rank)
             return y + torch.bmm(low, B).view_as(y).to(y.dtype)
@@ -49,9 +50,9 @@ class MixedLinear(nn.Module):
             sizes = self.tokens
         else:  # padded rows: as many tokens for each message
             sizes = [count * len(rows) // len(self.owner) for count in self.messages]
-        for update, part, out in zip(self.updates, rows.split(sizes), outs.split(sizes)):
-            if update is not None:
-                out += update(part)  # this changes y
+        for layer, part, out in zip(self.layers, rows.split(sizes), outs.split(sizes)):
+            if layer is not None:
+                out += layer.update(part, out)  # this changes y
         return y
 
     @cached_property
@@ -60,21 +61,26 @@ class MixedLinear(nn.Module):
         return [group for group, count in enumerate(self.messages) for _ in range(count)]
 
     @cached_property
+    def plain(self) -> bool:
+        """Whether x A B is all that is added; DoRA changes what W gives, too."""
+        return not any(isinstance(layer, LinearWithDoRA) for layer in self.layers)
+
+    @cached_property
     def gathered(self) -> tuple[torch.Tensor, torch.Tensor]:
         """A (messages, in, rank) and scale * B (messages, rank, out) of each message's group.
 
         Zeros fill up where a group has a smaller rank than the largest, or no update at all.
         """
         out_dim, in_dim = self.linear.weight.shape
-        rank = max(update.rank for update in self.updates if update is not None)
-        some = next(update for update in self.updates if update is not None)
-        A = some.A.new_zeros(len(self.updates), in_dim, rank)
-        B = some.B.new_zeros(len(self.updates), rank, out_dim)
-        for group, update in enumerate(self.updates):
-            if update is not None:
-                A[group, :, : update.rank] = update.A
-                B[group, : update.rank] = update.scale * update.B
-        if len(self.owner) == len(self.updates):
+        updates = {n: layer.lora for n, layer in enumerate(self.layers) if layer is not None}
+        first = next(iter(updates.values()))
+        rank = max(update.rank for update in updates.values())
+        A = first.A.new_zeros(len(self.layers), in_dim, rank)
+        B = first.B.new_zeros(len(self.layers), rank, out_dim)
+        for group, update in updates.items():
+            A[group, :, : update.rank] = update.A
+            B[group, : update.rank] = update.scale * update.B
+        if len(self.owner) == len(self.layers):
             return A, B
         return A[self.owner], B[self.owner]
 
