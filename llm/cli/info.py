@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from llm.cli.options import settings_of
-from llm.lora.settings import LoRASettings
+from llm.lora.settings import LoRASettings, resolve
 from llm.training.settings import FinetuneSettings
 from llm.utils.errors import InputError
 
@@ -37,11 +37,12 @@ def _of_method(options) -> dict:
     from llm.formats.base import load_config
 
     config = load_config(options.model)
+    method, lora = resolve(options.method, settings_of(LoRASettings, options))
     return {
         "model": options.model,
         "method": options.method,
-        "rank": options.rank if options.method == "lora" else None,
-        **_count(config, options.method, settings_of(LoRASettings, options)),
+        "rank": lora.rank if method == "lora" else None,
+        **_count(config, method, lora),
     }
 
 

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from llm.data.tasks import TASKS, WRITING
-from llm.lora.settings import BLOCK_TARGETS, METHODS, LoRASettings
+from llm.lora.settings import ALIASES, BLOCK_TARGETS, METHODS, VARIANTS, LoRASettings
 from llm.model.config import PRESETS
 from llm.training.settings import (
     LEARNING_RATES,
@@ -75,7 +75,9 @@ def base_options(parser: Parser) -> None:
 
 def method_option(parser: Parser) -> None:
     """`--method`."""
-    parser.add_argument("--method", default=FinetuneSettings.method, help=", ".join(METHODS))
+    parser.add_argument(
+        "--method", default=FinetuneSettings.method, help=", ".join((*METHODS, *ALIASES))
+    )
 
 
 def lora_options(parser: Parser) -> None:
@@ -99,6 +101,12 @@ def lora_options(parser: Parser) -> None:
         help="share of the inputs to A that is zeroed",
     )
     group.add_argument("--rslora", action="store_true", help="the scale is alpha / sqrt(rank)")
+    group.add_argument(
+        "--variant",
+        choices=VARIANTS,
+        default=usual.variant,
+        help="dora: learn the length of each row of W apart from its direction",
+    )
 
 
 def finetuning_options(parser: Parser) -> None:

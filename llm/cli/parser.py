@@ -16,7 +16,7 @@ from llm.cli.options import (
     spare_the_folder,
 )
 from llm.data.tsv import LABELS
-from llm.lora.settings import METHODS
+from llm.lora.settings import ALIASES, METHODS
 from llm.training.settings import (
     DEVICES,
     FinetuneSettings,
@@ -66,7 +66,11 @@ def build_parser() -> Parser:
         "train every method on the same messages and compare them",
         "compare --methods full,last_block,head,lora --seeds 3 --out runs/compare",
     )
-    compare.add_argument("--methods", default=",".join(METHODS), help="separated by commas")
+    compare.add_argument(
+        "--methods",
+        default=",".join(METHODS),
+        help=f"separated by commas; {', '.join(ALIASES)}: a variant of lora by name",
+    )
     compare.add_argument("--seeds", type=positive, default=1, help="runs a method and split")
     compare.add_argument(
         "--splits", type=positive, default=1, help="splits of the messages; 10 are reported"

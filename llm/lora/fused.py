@@ -50,9 +50,8 @@ class FusedLinearWithLoRA(LinearWithLoRA):
     @property
     def fusible(self) -> bool:
         """The fused form has no dropout and no gradient for W."""
-        dropping = self.lora.training and self.lora.dropout.p > 0
         base_trained = any(parameter.requires_grad for parameter in self.linear.parameters())
-        return not (self.merged or dropping or base_trained)
+        return not (self.merged or self.lora.drops or base_trained)
 
 
 class FusedAttention(MultiHeadAttention):
