@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from llm.data.tasks import TASKS, WRITING
-from llm.lora.settings import ALIASES, BLOCK_TARGETS, METHODS, VARIANTS, LoRASettings
+from llm.lora.settings import ALIASES, BLOCK_TARGETS, INITS, METHODS, VARIANTS, LoRASettings
 from llm.model.config import PRESETS
 from llm.training.settings import (
     LEARNING_RATES,
@@ -106,6 +106,12 @@ def lora_options(parser: Parser) -> None:
         choices=VARIANTS,
         default=usual.variant,
         help="dora: learn the length of each row of W apart from its direction",
+    )
+    group.add_argument(
+        "--init",
+        choices=INITS,
+        default=usual.init,
+        help="pissa: A and B start as the strongest part of W; saved as LoRA of twice the rank",
     )
 
 

@@ -78,9 +78,14 @@ class LoRALayer(nn.Module):
         """Whether dropout acts now."""
         return self.training and self.dropout.p > 0
 
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The two matrices whose product is the update: (in_dim, rank), (rank, out_dim)."""
+        return self.A, self.B
+
     def delta(self) -> torch.Tensor:
         """The update as one matrix in the layout of `nn.Linear.weight`, (out_dim, in_dim)."""
-        return self.scale * (self.A @ self.B).T
+        A, B = self.factors()
+        return self.scale * (A @ B).T
 
 
 class LinearWithLoRA(nn.Module):
