@@ -26,7 +26,8 @@ WRITING_RATES = {"full": 4e-4, "last_block": 2e-3, "lora": 2e-3}
 CLASSIFYING = ("balanced", "pool", "lm_loss", "bpe_dropout")
 WRITING_ALONE = ("text", "mask_digits")
 
-# What a message is read and trained with beside its label. `plain` is the lesson's own.
+# What a message is read and trained with beside its label. `plain` is
+# nearest to the book's (Raschka 2024, appendix E), from which this project grew.
 RECIPES = {
     "default": {},
     "plain": {"pool": "last", "lm_loss": 0.0, "bpe_dropout": 0.0, "keep": "best"},
