@@ -15,10 +15,12 @@ section 3.1; neighbours by cosine: Mikolov et al. 2013, section 4.
 import sys
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # works without installing, too
+import llm  # noqa: F401  (before torch; llm/__init__.py says why)
+
+# isort: split
 import torch
 import torch.nn.functional as F
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # works without installing, too
 from lesson import lesson, listing, save, say, section, show, try_next, weights_option
 from lesson_plots import embeddings_figure
 

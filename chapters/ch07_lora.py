@@ -22,12 +22,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
-from torch import nn
-
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # works without installing, too
+import llm  # noqa: F401  (before torch; llm/__init__.py says why)
+
+# isort: split
+import torch
 from lesson import lesson, listing, save, say, section, show, try_next, weights_option
 from lesson_plots import lora_figure
+from torch import nn
 
 from llm.data.batching import Encoded, batch_indices, collate, encode_messages, steps_per_epoch
 from llm.data.messages import load_messages

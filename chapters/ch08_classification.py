@@ -22,9 +22,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # works without installing, too
+import llm  # noqa: F401  (before torch; llm/__init__.py says why)
+
+# isort: split
+import torch
 from lesson import lesson, save, say, section, show, try_next, weights_option
 
 from llm.benchmark.peers import Job, prepare

@@ -18,9 +18,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # works without installing, too
+import llm  # noqa: F401  (before torch; llm/__init__.py says why)
+
+# isort: split
+import torch
 from lesson import lesson, listing, save, say, section, show, try_next, weights_option
 from lesson_plots import storage_figure
 

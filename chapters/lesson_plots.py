@@ -6,6 +6,9 @@ Each function takes numbers that a chapter has computed and returns a figure.
 import math
 from collections.abc import Sequence
 
+import llm  # noqa: F401  (before torch; llm/__init__.py says why)
+
+# isort: split
 import torch
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure

@@ -5,6 +5,9 @@ Each function takes numbers that a notebook has computed and returns a figure.
 
 from collections.abc import Sequence
 
+import llm  # noqa: F401  (before torch; llm/__init__.py says why)
+
+# isort: split
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Polygon, Rectangle

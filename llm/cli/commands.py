@@ -2,14 +2,21 @@
 
 import json
 import sys
-from dataclasses import fields
+from itertools import islice
 from pathlib import Path
 
-from llm.cli.terminal import bits_line, lines_of_standard_input, metrics_line, one_line
+from llm.cli.info import info as info  # a command like the others
+from llm.cli.options import settings_of
+from llm.cli.terminal import (
+    bits_line,
+    lines_of_standard_input,
+    metrics_line,
+    one_line,
+    print_json_list,
+)
 from llm.data.tasks import WRITING
-from llm.lora.settings import METHODS, LoRASettings
+from llm.lora.settings import METHODS
 from llm.training.settings import (
-    RECIPES,
     WRITING_RANKS,
     WRITING_RATES,
     FinetuneSettings,
@@ -17,10 +24,14 @@ from llm.training.settings import (
 )
 from llm.utils.errors import InputError
 
+# `predict` answers so many messages together: enough for batches of like length, and however long
+# the file, no more than these are in memory.
+MESSAGES_AT_ONCE = 2048
+
 
 def compare(options) -> None:
     """Train all methods, write results and figures, print the table."""
-    settings = _settings(FinetuneSettings, options)
+    settings = settings_of(FinetuneSettings, options)
     where = ("out", "lr", "resume", "device", "quiet")
     common = {
         "seeds": list(range(options.seed, options.seed + options.seeds)),
@@ -61,7 +72,7 @@ def finetune(options) -> None:
     from llm.training.finetuning import finetune
 
     record = finetune(
-        _settings(FinetuneSettings, options),
+        settings_of(FinetuneSettings, options),
         options.out,
         options.resume,
         options.device,
@@ -111,24 +122,33 @@ def predict(options) -> None:
     from llm.inference.reading import read_messages
     from llm.training.device import pick_device
 
+    for number, text in enumerate(options.messages, start=1):
+        if not text.strip():
+            raise InputError(f"message {number} is empty; there is nothing to label")
     model, tokenizer, record = load_finetuned(
         options.folder, pick_device(options.device), writes=False
     )
-    texts = options.messages or lines_of_standard_input()
-    tasks = [record.task] * len(texts)
-    encoded = read_messages(texts, tasks, tokenizer, model.config.context_length)
-    answers = []
-    for text, probabilities in zip(texts, classify(model, encoded).tolist(), strict=True):
-        best = max(range(len(probabilities)), key=probabilities.__getitem__)
-        answers.append(
-            {"label": record.labels[best], "probability": probabilities[best], "message": text}
-        )
+    cut = 0
+
+    def answers():
+        nonlocal cut
+        messages = iter(options.messages or lines_of_standard_input())
+        while texts := list(islice(messages, MESSAGES_AT_ONCE)):
+            encoded = read_messages(
+                texts, [record.task] * len(texts), tokenizer, model.config.context_length
+            )
+            cut += encoded.cut
+            for text, probabilities in zip(texts, classify(model, encoded).tolist(), strict=True):
+                best = max(range(len(probabilities)), key=probabilities.__getitem__)
+                label, probability = record.labels[best], probabilities[best]
+                yield {"label": label, "probability": probability, "message": text}
+
     if options.json:
-        print(json.dumps(answers, indent=2))
+        print_json_list(answers())
     else:
-        for answer in answers:
+        for answer in answers():
             print(f"{answer['label']}\t{answer['probability']:.4f}\t{one_line(answer['message'])}")
-    _warn_of_cut(options, encoded.cut)
+    _warn_of_cut(options, cut)
 
 
 def merge(options) -> None:
@@ -168,40 +188,6 @@ def import_adapter(options) -> None:
     record = import_folder(options.folder, options.out, *base, labels)
     answer = {"out": options.out, "task": record.task, "rank": record.lora.rank}
     print(json.dumps(answer) if options.json else f"written: {options.out}, task {record.task}")
-
-
-def info(options) -> None:
-    """Count parameters and bytes on the meta device."""
-    import torch
-
-    from llm.formats.base import load_config
-    from llm.lora.methods import apply_method
-    from llm.model.classifier import GPTClassifier
-    from llm.model.parameters import parameter_counts
-    from llm.training.memory import static_memory
-
-    with torch.device("meta"):
-        model = GPTClassifier(load_config(options.model))
-    base = parameter_counts(model)["total"]
-    apply_method(model, options.method, _settings(LoRASettings, options))
-    counts = parameter_counts(model)
-    answer = {
-        "model": options.model,
-        "method": options.method,
-        "rank": options.rank if options.method == "lora" else None,
-        "base_parameters": base,
-        "added_parameters": counts["total"] - base,
-        "trainable_parameters": counts["trainable"],
-        "memory_bytes": static_memory(model),
-    }
-    if options.json:
-        print(json.dumps(answer, indent=2))
-        return
-    print(f"base        {base:>15,} parameters, a two-class head included")
-    print(f"added       {answer['added_parameters']:>15,}")
-    print(f"trainable   {counts['trainable']:>15,}  ({counts['trainable'] / base:.2%} of the base)")
-    for kind, count in answer["memory_bytes"].items():
-        print(f"{kind:<11} {count / 1e6:>15,.1f} MB")
 
 
 def download(options) -> None:
@@ -265,7 +251,7 @@ def pretrain(options) -> None:
     log = pretrain(
         options.corpus,
         options.out,
-        _settings(PretrainSettings, options),
+        settings_of(PretrainSettings, options),
         load_config(options.model),
         options.validation,
         options.train_vocabulary,
@@ -292,22 +278,6 @@ def bits(options) -> None:
     found = measure_text(options.model, options.text, options.train, pick_device(options.device))
     lines = [f"{name:<18} {value:.4f}" for name, value in found["bits_per_byte"].items()]
     print(json.dumps(found, indent=2) if options.json else "\n".join(lines))
-
-
-def _settings(kind, options, **others):
-    """Options as an object of the settings class `kind`: its fields have the options' names."""
-    chosen = {
-        field.name: _settings(LoRASettings, options)
-        if field.name == "lora"
-        else getattr(options, field.name)
-        for field in fields(kind)
-        if field.name == "lora" or field.name in options
-    }
-    recipe = RECIPES[options.recipe] if kind is FinetuneSettings else {}
-    for name in RECIPES["plain"]:  # an option that was not given is what the recipe says
-        if name in chosen and chosen[name] is None:
-            del chosen[name]
-    return kind(**{**recipe, **chosen, **others})
 
 
 def _warn_of_cut(options, cut: int) -> None:

@@ -15,10 +15,11 @@ from llm.cli.options import (
     out_option,
     pretraining_options,
     ranks,
+    spare_the_folder,
 )
 from llm.data.tasks import WRITING
 from llm.data.tsv import LABELS
-from llm.lora.settings import METHODS
+from llm.lora.settings import ALIASES, METHODS
 from llm.training.settings import (
     DEVICES,
     WRITING_RANKS,
@@ -34,6 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     def command() -> None:
         from llm.cli import commands
+
+        spare_the_folder(options)
 
         getattr(commands, options.action)(options)
 
@@ -71,8 +74,8 @@ def build_parser() -> Parser:
     compare.add_argument(
         "--methods",
         type=names,
-        help=f"separated by commas; default: {','.join(METHODS)}, to write "
-        f"{','.join(WRITING_RATES)}",
+        help=f"separated by commas; {', '.join(ALIASES)}: a variant of lora by name; default: "
+        f"{','.join(METHODS)}, to write {','.join(WRITING_RATES)}",
     )
     compare.add_argument(
         "--ranks",
@@ -89,7 +92,7 @@ def build_parser() -> Parser:
     compare.add_argument(
         "--splits", type=positive, default=1, help="splits of the messages; 10 are reported"
     )
-    out_option(compare, default="runs/compare")
+    compare.add_argument("--out", default="runs/compare", help="the folder to write into")
     finetuning_options(compare)
 
     finetune = command(
@@ -124,7 +127,11 @@ def build_parser() -> Parser:
         'predict --from data/adapters/spam "WINNER!! Claim your prize, call 09061701461"',
     )
     from_option(predict)
-    predict.add_argument("messages", nargs="*", help="without any: one a line from standard input")
+    predict.add_argument(
+        "messages",
+        nargs="*",
+        help="without any: one a line from standard input, where blank lines are passed over",
+    )
 
     merge = command(
         "merge",
@@ -140,8 +147,10 @@ def build_parser() -> Parser:
         "export --from runs/spam --format peft --out runs/spam-peft",
     )
     source = export.add_mutually_exclusive_group(required=True)
-    source.add_argument("--from", dest="folder", help="a fine-tuned folder")
-    source.add_argument("--model", help=f"a base: {BASES}")
+    source.add_argument(
+        "--from", dest="folder", help="a fine-tuned folder (this or --model is required)"
+    )
+    source.add_argument("--model", help=f"a base: {BASES} (this or --from is required)")
     formats = ("peft", "transformers")
     export.add_argument("--format", choices=formats, required=True, help="whose format")
     out_option(export)
@@ -165,8 +174,13 @@ def build_parser() -> Parser:
 
     info = command(
         "info",
-        "parameters and bytes of a method, without allocating the model",
+        "parameters and bytes of a method or a fine-tuned folder, without allocating the model",
         "info --model gpt2 --method lora --rank 16",
+    )
+    info.add_argument(
+        "--from",
+        dest="folder",
+        help="a fine-tuned folder, which names base, method and rank itself; default: none",
     )
     method_option(info)
     base_options(info)

@@ -1,18 +1,32 @@
 """Messages from standard input, and what is printed of messages and metrics."""
 
+import json
 import sys
+from collections.abc import Iterable, Iterator
+from textwrap import indent
 
 from llm.utils.errors import InputError
 
 
-def lines_of_standard_input() -> list[str]:
-    """Messages, one a line. Raises InputError where there is none."""
-    data = sys.stdin.buffer.read()
-    texts = data.decode("utf-8", errors="replace").split("\n")  # no other line break counts
-    texts = [text.removesuffix("\r") for text in texts if text.strip()]
-    if not texts:
+def lines_of_standard_input() -> Iterator[str]:
+    """Messages, one a line, as they come. Raises InputError where there is none."""
+    empty = True
+    for line in sys.stdin.buffer:  # no other line break counts
+        text = line.decode("utf-8", errors="replace").removesuffix("\n").removesuffix("\r")
+        if text.strip():
+            empty = False
+            yield text
+    if empty:
         raise InputError("no messages; give them as arguments, or one a line on standard input")
-    return texts
+
+
+def print_json_list(items: Iterable[dict]) -> None:
+    """What `json.dumps(list(items), indent=2)` gives, without holding more than one of them."""
+    before = "["
+    for item in items:
+        print(before, indent(json.dumps(item, indent=2), "  "), sep="\n", end="")
+        before = ","
+    print("\n]" if before == "," else "[]")
 
 
 def metrics_line(metrics: dict) -> str:

@@ -63,9 +63,16 @@ def learning_curve_figure(result: dict) -> Figure:
         panel.set_xticks(sizes, [f"{size:,}" for size in sizes])
         panel.minorticks_off()
     panels[1].legend(loc="lower right", fontsize=9)
-    counts = sorted({row["seeds"] for row in result["summary"]})
-    seeds = f"{counts[-1]} seeds" + (f", in places {counts[0]}" if len(counts) > 1 else "")
-    figure.suptitle(f"{result['model']}, mean and standard deviation of {seeds}", fontsize=9)
+    seeds, fewer = (
+        sorted(
+            {row["seeds"] for row in result["summary"] if (row["weights"] == "random") == random}
+        )
+        for random in (False, True)
+    )
+    title = f"{result['model']}, mean and standard deviation of {seeds[-1]} seeds"
+    if fewer and fewer[-1] < seeds[-1]:
+        title += f" (random weights: {' or '.join(map(str, fewer))})"
+    figure.suptitle(title, fontsize=9)
     return figure
 
 

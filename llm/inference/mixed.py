@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from llm.lora.layer import LoRALayer
+from llm.lora.layer import LinearWithLoRA
 
 
 class MixedLinear(nn.Module):
@@ -11,19 +11,19 @@ class MixedLinear(nn.Module):
 
     Args:
         linear: applied to everything.
-        updates: one for each group of messages; None: the group leaves the layer as it is.
+        layers: one of this Linear for each group of messages; None: the group leaves it as it is.
         messages, tokens: how many messages and tokens belong to each group.
     """
 
     def __init__(
         self,
         linear: nn.Linear,
-        updates: list[LoRALayer | None],
+        layers: list[LinearWithLoRA | None],
         messages: list[int],
         tokens: list[int],
     ):
         super().__init__()
-        self.linear, self.updates = linear, updates
+        self.linear, self.layers = linear, layers
         self.messages, self.tokens = messages, tokens
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -34,9 +34,9 @@ class MixedLinear(nn.Module):
             sizes = self.tokens
         else:  # as many tokens for each message: padded rows, or one
             sizes = [count * len(rows) // sum(self.messages) for count in self.messages]
-        for update, part, out in zip(self.updates, rows.split(sizes), outs.split(sizes)):
-            if update is not None:
-                out += update(part)  # this changes y
+        for layer, part, out in zip(self.layers, rows.split(sizes), outs.split(sizes)):
+            if layer is not None:
+                out += layer.update(part, out)  # this changes y
         return y
 
 

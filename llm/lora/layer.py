@@ -20,6 +20,11 @@ from llm.lora.settings import check_settings
 from llm.utils.errors import InputError
 
 
+def dense(linear: nn.Module) -> torch.Tensor:
+    """W of a frozen layer as a matrix of numbers, (out, in), whichever way it is kept."""
+    return linear.weight
+
+
 class LoRALayer(nn.Module):
     """The update alone: x -> scale * (x A B), (..., in_dim) -> (..., out_dim).
 
@@ -68,9 +73,19 @@ class LoRALayer(nn.Module):
         A, B = self.A.to(x.dtype), self.B.to(x.dtype)
         return self.scale * (self.dropout(x) @ A @ B)
 
+    @property
+    def drops(self) -> bool:
+        """Whether dropout acts now."""
+        return self.training and self.dropout.p > 0
+
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The two matrices whose product is the update: (in_dim, rank), (rank, out_dim)."""
+        return self.A, self.B
+
     def delta(self) -> torch.Tensor:
         """The update as one matrix in the layout of `nn.Linear.weight`, (out_dim, in_dim)."""
-        return self.scale * (self.A @ self.B).T
+        A, B = self.factors()
+        return self.scale * (A @ B).T
 
 
 class LinearWithLoRA(nn.Module):
@@ -105,6 +120,15 @@ class LinearWithLoRA(nn.Module):
             return self.linear(x)
         return self.linear(x) + self.lora(x)
 
+    def update(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """What is added to y, which the frozen layer made of x: (..., out)."""
+        return self.lora(x)
+
+    def merged_weight(self) -> torch.Tensor:
+        """W with the update in it, (out, in), while it is not merged."""
+        weight = dense(self.linear)
+        return weight + self.lora.delta().to(weight.dtype)
+
     @torch.no_grad()
     def merge(self) -> None:
         """Fold the update into W, so that inference costs what it did without LoRA.
@@ -113,7 +137,7 @@ class LinearWithLoRA(nn.Module):
         """
         if self.merged:
             raise InputError("the LoRA layer is merged already; unmerge it first")
-        self.linear.weight += self.lora.delta().to(self.linear.weight.dtype)
+        self.linear.weight.copy_(self.merged_weight())
         self.merged = True
 
     @torch.no_grad()
@@ -124,5 +148,9 @@ class LinearWithLoRA(nn.Module):
         """
         if not self.merged:
             raise InputError("the LoRA layer is not merged; there is nothing to unmerge")
-        self.linear.weight -= self.lora.delta().to(self.linear.weight.dtype)
+        self.linear.weight.copy_(self._without_update())
         self.merged = False
+
+    def _without_update(self) -> torch.Tensor:
+        """W as it was before the merge, to rounding."""
+        return self.linear.weight - self.lora.delta().to(self.linear.weight.dtype)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from llm.formats.finetuned import load_finetuned
-from llm.lora.settings import check_method
+from llm.lora.settings import LoRASettings, check_method, resolve
 from llm.studies.text_baselines import bytes_of, kneser_ney_baseline, xz_baseline
 from llm.studies.voice_measures import measure, measure_base, texts_of, unseen_texts
 from llm.studies.voice_summary import behind_full, means_of_baselines, summarise
@@ -30,7 +30,7 @@ STEP = 2  # between two rates of a search
 class Way:
     """A method, and for LoRA a rank; at every rank the update is scaled alike."""
 
-    method: str
+    method: str  # or an alias, as in `llm.lora.settings`
     rank: int | None = None
 
     @property
@@ -66,6 +66,17 @@ class Place:
             print(text, file=sys.stderr)
 
 
+def usual_rate(method: str) -> float:
+    """The learning rate where none is given. Raises InputError for what cannot write."""
+    method, _ = resolve(method, LoRASettings())
+    check_method(method)
+    if method not in WRITING_RATES:
+        raise InputError(
+            f"a model that writes has no {method} to train", settings=("methods=lora,full",)
+        )
+    return WRITING_RATES[method]
+
+
 def ways_of(methods: Sequence[str], ranks: Sequence[int]) -> list[Way]:
     """Each method once, LoRA once a rank.
 
@@ -73,12 +84,9 @@ def ways_of(methods: Sequence[str], ranks: Sequence[int]) -> list[Way]:
     """
     found: list[Way] = []
     for method in methods:
-        check_method(method)
-        if method not in WRITING_RATES:
-            raise InputError(
-                f"a model that writes has no {method} to train", settings=("methods=lora,full",)
-            )
-        found += [Way(method, rank) for rank in ranks] if method == "lora" else [Way(method)]
+        usual_rate(method)  # there is none for what cannot write
+        lora = resolve(method, LoRASettings())[0] == "lora"
+        found += [Way(method, rank) for rank in ranks] if lora else [Way(method)]
     if not found:
         raise InputError("no method to compare; name at least one", settings=("methods",))
     return list(dict.fromkeys(found))
@@ -119,7 +127,7 @@ def compare_voices(
     splits = list(splits) or [settings.split_seed]
     with locked_folder(out) as folder:
         place = Place(folder / "runs", resume, device, quiet)
-        rates = {way.name: {"chosen": lr or WRITING_RATES[way.method]} for way in ways}
+        rates = {way.name: {"chosen": lr or usual_rate(way.method)} for way in ways}
         if search:
             first = replace(settings, split_seed=splits[0], seed=seeds[0])
             rates = {
@@ -149,6 +157,7 @@ def compare_voices(
                     metrics, each = measure(model, tokenizer, unseen)
                     bits[way.name][number] += each.tolist()
                     records.append({"way": way.name, **runs[-1]["record"], **metrics})
+                    records[-1]["method"] = way.method  # by the name that was asked for
                     place.say(
                         f"{name}: {records[-1]['train_seconds']:.0f} s, "
                         f"{metrics['test']['bits_per_byte']:.3f} bits per byte"

@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 
 from llm.data.tasks import WRITING
-from llm.lora.settings import LoRASettings, check_method
+from llm.lora.settings import LoRASettings, check_choices, check_method, resolve
 from llm.utils.errors import InputError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -43,7 +43,7 @@ RECIPES = {
 class FinetuneSettings:
     """Everything that decides how a run of `llm.training.finetuning` ends."""
 
-    method: str = "lora"
+    method: str = "lora"  # or an alias of it, which becomes `lora` and its settings
     lora: LoRASettings = field(default_factory=LoRASettings)
     model: str = "mini"  # a preset's name or a folder
     weights: str = "pretrained"  # or "random"
@@ -68,7 +68,11 @@ class FinetuneSettings:
     mask_digits: bool = False  # to write: 0 for every digit of the text
 
     def __post_init__(self):
+        method, lora = resolve(self.method, self.lora)
+        object.__setattr__(self, "method", method)
+        object.__setattr__(self, "lora", lora)
         check_method(self.method)
+        check_choices(self.lora)
         self._check_task()
         for name, choices in (("pool", ("mean", "last")), ("keep", ("last", "best"))):
             if getattr(self, name) not in choices:
@@ -124,7 +128,8 @@ class FinetuneSettings:
         Folders from before models could write are known again by it.
         """
         unused = CLASSIFYING if self.writes else WRITING_ALONE
-        return {name: value for name, value in asdict(self).items() if name not in unused}
+        known = {name: value for name, value in asdict(self).items() if name not in unused}
+        return {**known, "lora": self.lora.to_dict()}
 
     @classmethod
     def from_dict(cls, content: dict) -> "FinetuneSettings":

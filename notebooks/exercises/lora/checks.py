@@ -5,6 +5,9 @@ nbgrader copies this file along with the notebooks, and puts it back before it g
 
 import os
 
+import llm  # noqa: F401  (before torch; llm/__init__.py says why)
+
+# isort: split
 import torch
 
 # Steps of training in a See-it cell; a real run takes some hundreds. A teacher who grades a class
