@@ -32,7 +32,8 @@ WRITING_BATCH_SIZE = 8
 CLASSIFYING = ("balanced", "pool", "lm_loss", "bpe_dropout")
 WRITING_ALONE = ("text", "mask_digits")
 
-# What a message is read and trained with beside its label. `plain` is the lesson's own.
+# What a message is read and trained with beside its label. `plain` is
+# nearest to the book's (Raschka 2024, appendix E), from which this project grew.
 RECIPES = {
     "default": {},
     "plain": {"pool": "last", "lm_loss": 0.0, "bpe_dropout": 0.0, "keep": "best"},
