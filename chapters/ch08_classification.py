@@ -168,10 +168,11 @@ def where_the_time_goes():
     say(
         "For each token a Linear multiplies three times: forward, for the gradient of its input, "
         "and for the gradient of its weights. LoRA leaves out the third, so a step ought to take "
-        "two thirds of the time. It does not quite, least as written in chapter 7: x A B is a "
-        "tensor of its own that another pass adds, and every thin product with A or B has to read "
-        "a whole activation for next to no arithmetic. llm/lora/fused.py adds in place, and lets "
-        "query, key and value share their x A. The results are the same, to rounding; the times:"
+        "two thirds of the time. It does not quite, and least of all as written in chapter 7: x A "
+        "B is a tensor of its own that another pass adds, and every thin product with A or B has "
+        "to read a whole activation for next to no arithmetic. llm/lora/fused.py adds in place, "
+        "and lets query, key and value share their x A. The results are the same, to rounding; "
+        "the times:"
     )
     patience("twenty-one steps", 8)
     base = Job(shape="mini", rank=8, batch_size=32)

@@ -13,7 +13,7 @@ import torch
 
 from llm.figures.style import save_figure
 from llm.utils.files import make_folder
-from llm.utils.program import Parser, run, whole
+from llm.utils.program import DescribedAsWritten, Parser, run, whole
 
 WIDTH = 88  # columns of the printed text
 
@@ -28,7 +28,7 @@ def lesson(teach: Callable, text: str, add_options: Callable | None = None) -> N
 
     Ends the program with status 0, 2 (bad input, one line on stderr) or 130 (interrupted).
     """
-    parser = Parser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=text, formatter_class=DescribedAsWritten)
     parser.add_argument("--out", type=Path, default=Path("figures"), help="folder for figures")
     parser.add_argument("--seed", type=whole, default=0, help="same seed, same numbers")
     if add_options:

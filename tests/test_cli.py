@@ -149,14 +149,17 @@ def test_every_option_says_what_it_is_and_its_default(command):
     either_or = [a for group in parser._mutually_exclusive_groups for a in group._group_actions]
     for action in actions:
         assert action.help, action.dest
-        takes_a_value = action.nargs != 0 and action.option_strings
-        if not takes_a_value or action.required or action in either_or:
-            continue
         shown = parser._get_formatter()._expand_help(action)
-        if action.default in (None, []) or action.dest in ("targets", "schedule_steps"):
+        if not action.option_strings:
+            continue
+        if action.required or action in either_or:
+            assert shown.endswith("required)")
+        elif action.nargs == 0:
+            assert shown.endswith("(default: off)")
+        elif action.default in (None, []) or action.dest in ("targets", "schedule_steps"):
             assert "; default: " in shown, action.dest  # in words
         else:
-            assert f"(default: {action.default})" in shown
+            assert shown.endswith(f"(default: {action.default})")
 
 
 @pytest.mark.parametrize(
@@ -297,6 +300,60 @@ def test_the_same_command_in_another_process_gives_the_same_weights(folder, tsv,
     assert done.returncode == 0, done.stderr
     one = (folder / "adapter.safetensors").read_bytes()
     assert (tmp_path / "again" / "adapter.safetensors").read_bytes() == one
+
+
+def test_a_folder_that_holds_something_is_not_written_over(folder, tmp_path, tsv):
+    base = write_base(tmp_path / "base")
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "mine").write_text("dear")
+    tune = ("finetune", "--model", base, "--data", tsv, "--epochs", 1, "--rank", 2)
+    for arguments in (
+        ("merge", "--from", folder),
+        ("export", "--model", base, "--format", "transformers"),
+        ("import", "--from", tmp_path),
+        ("pretrain", "--corpus", tsv),
+        tune,
+    ):
+        said = ["holds mine already", "--overwrite)"]
+        said += ["--resume"] if arguments[0] in ("finetune", "pretrain") else []
+        refused(run(*arguments, "--out", full), *said)
+        assert os.listdir(full) == ["mine"] and (full / "mine").read_text() == "dear"
+    assert run("merge", "--from", folder, "--out", full, "--overwrite").returncode == 0
+    assert {"mine", "run.json"} < set(os.listdir(full))
+    # What another command refuses in better words, and what a failed start left behind.
+    refused(run("merge", "--from", folder, "--out", folder), "is what is to be merged")
+    fresh = tmp_path / "fresh"
+    refused(run(*tune, "--task", "poetry", "--out", fresh), "poetry")
+    first = run(*tune, "--out", fresh, "--json")
+    assert first.returncode == 0, first.stderr
+    refused(run(*tune, "--out", fresh), "holds adapter.safetensors already")
+    assert run(*tune, "--out", fresh, "--json", "--resume").stdout == first.stdout  # it is done
+
+
+def test_an_empty_message_is_refused_and_a_blank_line_passed_over(folder):
+    for empty in ("", " \n\t", "\u2003"):
+        refused(run("predict", "--from", folder, "hello", empty), "message 2 is empty")
+    refused(run("predict", "--from", folder, text="\n \n"), "no messages")
+    done = run("predict", "--from", folder, text="hello\n\n \nthere\n")
+    assert [line.split("\t")[2] for line in done.stdout.splitlines()] == ["hello", "there"]
+
+
+def test_info_of_a_folder_is_that_of_its_run(folder, tmp_path):
+    record = json.loads((folder / "run.json").read_text())
+    answer = json.loads(run("info", "--from", folder, "--json").stdout)
+    assert (answer["task"], answer["model"], answer["rank"]) == ("spam", "mini", 2)
+    assert answer["trainable_parameters"] == record["record"]["trainable_parameters"]
+    counted = answer["base_parameters"] + answer["added_parameters"]
+    assert counted == record["record"]["total_parameters"]
+    kinds = answer["memory_bytes"]
+    assert kinds == {kind: record["record"]["memory_bytes"][kind] for kind in kinds}
+    assert answer["stored_bytes"] == (folder / "adapter.safetensors").stat().st_size
+    lines = run("info", "--from", folder).stdout.splitlines()
+    assert lines[0] == f"{folder}: task spam, lora, rank 2, on the base mini"
+    assert "adapter.safetensors" in lines[-1]
+    refused(run("info", "--from", folder, "--rank", 4), "names that itself (--rank)")
+    refused(run("info", "--from", tmp_path), "no fine-tuned folder")
 
 
 def test_info_counts_without_allocating():

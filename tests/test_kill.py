@@ -179,7 +179,7 @@ def test_folders_that_cannot_be_written_are_refused(inputs, command, tmp_path):
         tmp_path / "locked",
         tmp_path / "taken",
     ):
-        done = run([*inputs[command], "--out", folder], tmp_path)
+        done = run([*inputs[command], "--out", folder, "--overwrite"], tmp_path)
         assert done.status == 2, (folder, done.stderr)
         assert done.stderr.startswith("error: cannot")
         assert done.stderr.count("\n") == 1, done.stderr

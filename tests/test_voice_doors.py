@@ -162,6 +162,7 @@ def test_import_makes_a_classifier_of_what_peft_trained(base, tmp_path):
     assert (record.task, record.labels, record.pool) == ("spam", ["ham", "spam"], "last")
     with torch.no_grad():
         close(ours(IDS, torch.tensor([11] * 3)), theirs(input_ids=IDS).logits)
+    start = (*start, "--overwrite")
     assert run(*start, "--labels", "cold, hot").returncode == 0
     [answer] = json.loads(run("predict", "--from", tmp_path / "ours", "--json", "x").stdout)
     assert answer["label"] in ("cold", "hot")

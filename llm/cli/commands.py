@@ -2,10 +2,11 @@
 
 import json
 import sys
-from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 
+from llm.cli.info import info as info  # a command like the others
+from llm.cli.options import settings_of
 from llm.cli.terminal import (
     bits_line,
     lines_of_standard_input,
@@ -13,8 +14,7 @@ from llm.cli.terminal import (
     one_line,
     print_json_list,
 )
-from llm.lora.settings import LoRASettings
-from llm.training.settings import RECIPES, FinetuneSettings, PretrainSettings
+from llm.training.settings import FinetuneSettings, PretrainSettings
 from llm.utils.errors import InputError
 
 # `predict` answers so many messages together: enough for batches of like length, and however long
@@ -32,7 +32,7 @@ def compare(options) -> None:
         methods=[name.strip() for name in options.methods.split(",") if name.strip()],
         seeds=list(range(options.seed, options.seed + options.seeds)),
         splits=list(range(options.split_seed, options.split_seed + options.splits)),
-        settings=_settings(FinetuneSettings, options),
+        settings=settings_of(FinetuneSettings, options),
         out=options.out,
         lr=options.lr,
         resume=options.resume,
@@ -53,7 +53,7 @@ def finetune(options) -> None:
     from llm.training.finetuning import finetune
 
     record = finetune(
-        _settings(FinetuneSettings, options),
+        settings_of(FinetuneSettings, options),
         options.out,
         options.resume,
         options.device,
@@ -103,6 +103,9 @@ def predict(options) -> None:
     from llm.inference.reading import read_messages
     from llm.training.device import pick_device
 
+    for number, text in enumerate(options.messages, start=1):
+        if not text.strip():
+            raise InputError(f"message {number} is empty; there is nothing to label")
     model, tokenizer, record = load_finetuned(
         options.folder, pick_device(options.device), writes=False
     )
@@ -168,40 +171,6 @@ def import_adapter(options) -> None:
     print(json.dumps(answer) if options.json else f"written: {options.out}, task {record.task}")
 
 
-def info(options) -> None:
-    """Count parameters and bytes on the meta device."""
-    import torch
-
-    from llm.formats.base import load_config
-    from llm.lora.methods import apply_method
-    from llm.model.classifier import GPTClassifier
-    from llm.model.parameters import parameter_counts
-    from llm.training.memory import static_memory
-
-    with torch.device("meta"):
-        model = GPTClassifier(load_config(options.model))
-    base = parameter_counts(model)["total"]
-    apply_method(model, options.method, _settings(LoRASettings, options))
-    counts = parameter_counts(model)
-    answer = {
-        "model": options.model,
-        "method": options.method,
-        "rank": options.rank if options.method == "lora" else None,
-        "base_parameters": base,
-        "added_parameters": counts["total"] - base,
-        "trainable_parameters": counts["trainable"],
-        "memory_bytes": static_memory(model),
-    }
-    if options.json:
-        print(json.dumps(answer, indent=2))
-        return
-    print(f"base        {base:>15,} parameters, a two-class head included")
-    print(f"added       {answer['added_parameters']:>15,}")
-    print(f"trainable   {counts['trainable']:>15,}  ({counts['trainable'] / base:.2%} of the base)")
-    for kind, count in answer["memory_bytes"].items():
-        print(f"{kind:<11} {count / 1e6:>15,.1f} MB")
-
-
 def download(options) -> None:
     """Fetch GPT-2's weights from the hub, or the whole message collection."""
     if options.what == "sms":
@@ -263,7 +232,7 @@ def pretrain(options) -> None:
     log = pretrain(
         options.corpus,
         options.out,
-        _settings(PretrainSettings, options),
+        settings_of(PretrainSettings, options),
         load_config(options.model),
         options.validation,
         options.train_vocabulary,
@@ -290,22 +259,6 @@ def bits(options) -> None:
     found = measure_text(options.model, options.text, options.train, pick_device(options.device))
     lines = [f"{name:<18} {value:.4f}" for name, value in found["bits_per_byte"].items()]
     print(json.dumps(found, indent=2) if options.json else "\n".join(lines))
-
-
-def _settings(kind, options, **others):
-    """Options as an object of the settings class `kind`: its fields have the options' names."""
-    chosen = {
-        field.name: _settings(LoRASettings, options)
-        if field.name == "lora"
-        else getattr(options, field.name)
-        for field in fields(kind)
-        if field.name == "lora" or field.name in options
-    }
-    recipe = RECIPES[options.recipe] if kind is FinetuneSettings else {}
-    for name in RECIPES["plain"]:  # an option that was not given is what the recipe says
-        if name in chosen and chosen[name] is None:
-            del chosen[name]
-    return kind(**{**recipe, **chosen, **others})
 
 
 def _warn_of_cut(options, cut: int) -> None:

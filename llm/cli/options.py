@@ -1,7 +1,13 @@
-"""Options that several commands share. Every default comes from its settings class."""
+"""Options that several commands share, and what follows from them.
+
+Every default comes from its settings class.
+"""
+
+from dataclasses import fields
+from pathlib import Path
 
 from llm.data.tasks import TASKS, WRITING
-from llm.lora.settings import BLOCK_TARGETS, METHODS, LoRASettings
+from llm.lora.settings import ALIASES, BLOCK_TARGETS, INITS, METHODS, VARIANTS, LoRASettings
 from llm.model.config import PRESETS
 from llm.training.settings import (
     LEARNING_RATES,
@@ -12,6 +18,7 @@ from llm.training.settings import (
     FinetuneSettings,
     PretrainSettings,
 )
+from llm.utils.files import refuse_to_overwrite
 from llm.utils.program import Parser, positive, whole
 
 BASES = f"{', '.join(PRESETS)} or a folder"
@@ -23,11 +30,40 @@ def from_option(parser: Parser) -> None:
     parser.add_argument("--from", dest="folder", required=True, help="a fine-tuned folder")
 
 
-def out_option(parser: Parser, default: str | None = None) -> None:
-    """`--out`: the folder to write into."""
+def out_option(parser: Parser) -> None:
+    """`--out` and `--overwrite`: the folder to write into."""
+    parser.add_argument("--out", required=True, help="the folder to write into")
     parser.add_argument(
-        "--out", default=default, required=not default, help="the folder to write into"
+        "--overwrite", action="store_true", help="write into it even if it holds something"
     )
+
+
+def spare_the_folder(options) -> None:
+    """Raise InputError where `--out` holds something and nobody said `--overwrite` or `--resume`.
+
+    What is to be read from that very folder is the command's own business: it refuses that.
+    """
+    given = vars(options)
+    if given.get("overwrite", True) or given.get("resume"):
+        return
+    if not given.get("folder") or not _same_place(options.folder, options.out):
+        refuse_to_overwrite(options.out, may_go_on="resume" in given)
+
+
+def settings_of(kind, options, **others):
+    """Options as an object of the settings class `kind`: its fields have the options' names."""
+    chosen = {
+        field.name: settings_of(LoRASettings, options)
+        if field.name == "lora"
+        else getattr(options, field.name)
+        for field in fields(kind)
+        if field.name == "lora" or field.name in options
+    }
+    recipe = RECIPES[options.recipe] if kind is FinetuneSettings else {}
+    for name in RECIPES["plain"]:  # an option that was not given is what the recipe says
+        if name in chosen and chosen[name] is None:
+            del chosen[name]
+    return kind(**{**recipe, **chosen, **others})
 
 
 def base_options(parser: Parser) -> None:
@@ -39,7 +75,9 @@ def base_options(parser: Parser) -> None:
 
 def method_option(parser: Parser) -> None:
     """`--method`."""
-    parser.add_argument("--method", default=FinetuneSettings.method, help=", ".join(METHODS))
+    parser.add_argument(
+        "--method", default=FinetuneSettings.method, help=", ".join((*METHODS, *ALIASES))
+    )
 
 
 def lora_options(parser: Parser) -> None:
@@ -63,6 +101,18 @@ def lora_options(parser: Parser) -> None:
         help="share of the inputs to A that is zeroed",
     )
     group.add_argument("--rslora", action="store_true", help="the scale is alpha / sqrt(rank)")
+    group.add_argument(
+        "--variant",
+        choices=VARIANTS,
+        default=usual.variant,
+        help="dora: learn the length of each row of W apart from its direction",
+    )
+    group.add_argument(
+        "--init",
+        choices=INITS,
+        default=usual.init,
+        help="pissa: A and B start as the strongest part of W; saved as LoRA of twice the rank",
+    )
 
 
 def finetuning_options(parser: Parser) -> None:
@@ -170,6 +220,10 @@ def pretraining_options(parser: Parser) -> None:
         help="of products; auto: bf16 on a GPU, fp32 elsewhere",
     )
     parser.add_argument("--resume", action="store_true", help="go on after an interruption")
+
+
+def _same_place(one: str, other: str) -> bool:
+    return Path(one).resolve() == Path(other).resolve()
 
 
 def _targets(text: str) -> list[str] | str:

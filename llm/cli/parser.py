@@ -13,9 +13,10 @@ from llm.cli.options import (
     method_option,
     out_option,
     pretraining_options,
+    spare_the_folder,
 )
 from llm.data.tsv import LABELS
-from llm.lora.settings import METHODS
+from llm.lora.settings import ALIASES, METHODS
 from llm.training.settings import (
     DEVICES,
     FinetuneSettings,
@@ -29,6 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     def command() -> None:
         from llm.cli import commands
+
+        spare_the_folder(options)
 
         getattr(commands, options.action)(options)
 
@@ -63,12 +66,16 @@ def build_parser() -> Parser:
         "train every method on the same messages and compare them",
         "compare --methods full,last_block,head,lora --seeds 3 --out runs/compare",
     )
-    compare.add_argument("--methods", default=",".join(METHODS), help="separated by commas")
+    compare.add_argument(
+        "--methods",
+        default=",".join(METHODS),
+        help=f"separated by commas; {', '.join(ALIASES)}: a variant of lora by name",
+    )
     compare.add_argument("--seeds", type=positive, default=1, help="runs a method and split")
     compare.add_argument(
         "--splits", type=positive, default=1, help="splits of the messages; 10 are reported"
     )
-    out_option(compare, default="runs/compare")
+    compare.add_argument("--out", default="runs/compare", help="the folder to write into")
     finetuning_options(compare)
 
     finetune = command(
@@ -103,7 +110,11 @@ def build_parser() -> Parser:
         'predict --from data/adapters/spam "WINNER!! Claim your prize, call 09061701461"',
     )
     from_option(predict)
-    predict.add_argument("messages", nargs="*", help="without any: one a line from standard input")
+    predict.add_argument(
+        "messages",
+        nargs="*",
+        help="without any: one a line from standard input, where blank lines are passed over",
+    )
 
     merge = command(
         "merge",
@@ -119,8 +130,10 @@ def build_parser() -> Parser:
         "export --from runs/spam --format peft --out runs/spam-peft",
     )
     source = export.add_mutually_exclusive_group(required=True)
-    source.add_argument("--from", dest="folder", help="a fine-tuned folder")
-    source.add_argument("--model", help=f"a base: {BASES}")
+    source.add_argument(
+        "--from", dest="folder", help="a fine-tuned folder (this or --model is required)"
+    )
+    source.add_argument("--model", help=f"a base: {BASES} (this or --from is required)")
     formats = ("peft", "transformers")
     export.add_argument("--format", choices=formats, required=True, help="whose format")
     out_option(export)
@@ -144,8 +157,13 @@ def build_parser() -> Parser:
 
     info = command(
         "info",
-        "parameters and bytes of a method, without allocating the model",
+        "parameters and bytes of a method or a fine-tuned folder, without allocating the model",
         "info --model gpt2 --method lora --rank 16",
+    )
+    info.add_argument(
+        "--from",
+        dest="folder",
+        help="a fine-tuned folder, which names base, method and rank itself; default: none",
     )
     method_option(info)
     base_options(info)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from llm.data.tasks import WRITING
-from llm.lora.settings import LoRASettings, check_method, check_settings
+from llm.lora.settings import LoRASettings, check_choices, check_method, check_settings
 from llm.model.config import GPTConfig
 from llm.utils.errors import InputError
 from llm.utils.files import read_json
@@ -77,6 +77,7 @@ class RunRecord:
         """As plain JSON. What is None is left out, except `lora`."""
         content = {"format": FORMAT, **asdict(self)}
         content["record"] = content.pop("results")
+        content["lora"] = self.lora and self.lora.to_dict()
         return {name: x for name, x in content.items() if x is not None or name == "lora"}
 
     @classmethod
@@ -160,6 +161,9 @@ def _lora(content: dict | None, method: str, where: str) -> LoRASettings | None:
             raise InputError("rank, alpha or targets are missing")
         settings = LoRASettings(**content)
         check_settings(settings.rank, settings.alpha, settings.dropout)
+        check_choices(settings)
+        if settings.init != "default":
+            raise InputError("an adapter is stored as plain LoRA, with the init default")
         names = settings.targets if isinstance(settings.targets, list) else None
         if settings.targets != "all" and not all(isinstance(name, str) for name in names or [0]):
             raise InputError("targets are no names")

@@ -255,7 +255,7 @@ class Adapters:
         for place, linear in self._plain.items():
             layers = [adapter and adapter.layers.get(place) for adapter in groups]
             if any(layers):
-                mixed[place] = MixedLinear(linear, [u and u.lora for u in layers], rows, tokens)
+                mixed[place] = MixedLinear(linear, layers, rows, tokens)
         head = MixedHead([adapter.head if adapter else nn.Identity() for adapter in groups], rows)
         self.use(None)
         try:

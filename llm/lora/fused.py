@@ -50,9 +50,8 @@ class FusedLinearWithLoRA(LinearWithLoRA):
     @property
     def fusible(self) -> bool:
         """The fused form has no dropout and no gradient for W."""
-        dropping = self.lora.training and self.lora.dropout.p > 0
         base_trained = any(parameter.requires_grad for parameter in self.linear.parameters())
-        return not (self.merged or dropping or base_trained)
+        return not (self.merged or self.lora.drops or base_trained)
 
 
 class FusedAttention(MultiHeadAttention):
@@ -78,7 +77,7 @@ def fused_outputs(layers: Sequence[FusedLinearWithLoRA], x: torch.Tensor) -> tup
     tensors = [
         [
             None if tensor is None else tensor.to(dtype)
-            for tensor in (layer.linear.weight, layer.linear.bias, layer.lora.A, layer.lora.B)
+            for tensor in (layer.linear.weight, layer.linear.bias, *layer.lora.factors())
         ]
         for layer in layers
     ]

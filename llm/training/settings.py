@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 
 from llm.data.tasks import WRITING
-from llm.lora.settings import LoRASettings, check_method
+from llm.lora.settings import LoRASettings, check_choices, check_method, resolve
 from llm.utils.errors import InputError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -26,7 +26,8 @@ WRITING_RATES = {"full": 4e-4, "last_block": 2e-3, "lora": 2e-3}
 CLASSIFYING = ("balanced", "pool", "lm_loss", "bpe_dropout")
 WRITING_ALONE = ("text", "mask_digits")
 
-# What a message is read and trained with beside its label. `plain` is the lesson's own.
+# What a message is read and trained with beside its label. `plain` is
+# nearest to the book's (Raschka 2024, appendix E), from which this project grew.
 RECIPES = {
     "default": {},
     "plain": {"pool": "last", "lm_loss": 0.0, "bpe_dropout": 0.0, "keep": "best"},
@@ -37,7 +38,7 @@ RECIPES = {
 class FinetuneSettings:
     """Everything that decides how a run of `llm.training.finetuning` ends."""
 
-    method: str = "lora"
+    method: str = "lora"  # or an alias of it, which becomes `lora` and its settings
     lora: LoRASettings = field(default_factory=LoRASettings)
     model: str = "mini"  # a preset's name or a folder
     weights: str = "pretrained"  # or "random"
@@ -62,7 +63,11 @@ class FinetuneSettings:
     mask_digits: bool = False  # to write: 0 for every digit of the text
 
     def __post_init__(self):
+        method, lora = resolve(self.method, self.lora)
+        object.__setattr__(self, "method", method)
+        object.__setattr__(self, "lora", lora)
         check_method(self.method)
+        check_choices(self.lora)
         self._check_task()
         for name, choices in (("pool", ("mean", "last")), ("keep", ("last", "best"))):
             if getattr(self, name) not in choices:
@@ -115,7 +120,8 @@ class FinetuneSettings:
         Folders from before models could write are known again by it.
         """
         unused = CLASSIFYING if self.writes else WRITING_ALONE
-        return {name: value for name, value in asdict(self).items() if name not in unused}
+        known = {name: value for name, value in asdict(self).items() if name not in unused}
+        return {**known, "lora": self.lora.to_dict()}
 
     @classmethod
     def from_dict(cls, content: dict) -> "FinetuneSettings":

@@ -16,6 +16,7 @@ from pathlib import Path
 from llm.utils.errors import InputError, reason
 
 UNFINISHED = ".part"  # how the temporary names end
+LOCK = ".lock"
 
 
 def make_folder(folder: str | Path) -> Path:
@@ -29,6 +30,23 @@ def make_folder(folder: str | Path) -> Path:
             settings=("out",),
         ) from None
     return folder
+
+
+def refuse_to_overwrite(folder: str | Path, may_go_on: bool = False) -> None:
+    """Raise InputError where `folder` holds something, other than what a failed start left.
+
+    Args:
+        may_go_on: whether what it holds could also be a run to resume.
+    """
+    folder = Path(folder)
+    held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    held = [name for name in held if name != LOCK and not name.endswith(UNFINISHED)]
+    if held:
+        raise InputError(
+            f"{folder} holds {held[0]} already; choose another folder, "
+            f"{'go on with the run in it, ' if may_go_on else ''}or have it written over",
+            settings=("out", *(["resume"] if may_go_on else []), "overwrite"),
+        )
 
 
 def remove(path: str | Path) -> None:
@@ -157,7 +175,7 @@ def locked_folder(folder: str | Path) -> Iterator[Path]:
     from filelock import FileLock, Timeout
 
     folder = make_folder(folder)
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:

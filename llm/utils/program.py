@@ -9,12 +9,21 @@ from llm.utils.errors import InputError
 
 
 class DefaultsInHelp(argparse.HelpFormatter):
-    """Ends an option's help with its default, unless it is off or said already."""
+    """Ends an option's help with its default, or with "required", unless that is said already."""
 
     def _get_help_string(self, action):
-        off = action.default is None or action.default is False or action.required
-        silent = off or action.default == argparse.SUPPRESS or "default" in action.help
-        return action.help + ("" if silent else " (default: %(default)s)")
+        said = "default: " in action.help or action.default == argparse.SUPPRESS
+        if said or not action.option_strings:
+            return action.help
+        if action.required:
+            return action.help + " (required)"
+        if action.nargs == 0:  # a switch, which may stand for a setting that is on without it
+            return action.help + " (default: off)"
+        return action.help + ("" if action.default is None else " (default: %(default)s)")
+
+
+class DescribedAsWritten(DefaultsInHelp, argparse.RawDescriptionHelpFormatter):
+    """The same, and the description keeps its lines: for a program described by its docstring."""
 
 
 class Parser(argparse.ArgumentParser):
