@@ -24,7 +24,7 @@ import llm  # noqa: F401  (before torch; llm/__init__.py says why)
 
 # isort: split
 import torch
-from lesson import lesson, listing, save, say, section, show, try_next, weights_option
+from lesson import lesson, listing, patience, save, say, section, show, try_next, weights_option
 from lesson_plots import tiny_pretraining_figure
 
 from llm.data.corpus import Corpus, bits_per_byte
@@ -108,9 +108,8 @@ def tiny_pretraining(files, out, options) -> dict:
         log_every=1,
         seed=options.seed,
     )
-    history = pretrain(
-        [files["train"]], out, settings, TINY, [files["validation"]], device="cpu", quiet=True
-    )
+    patience("training", 0.15 * options.steps)
+    history = pretrain([files["train"]], out, settings, TINY, [files["validation"]], device="cpu")
     say(
         f"{TINY.n_layers} blocks of width {TINY.emb_dim}, {history['parameters']:,} parameters, "
         f"{options.steps} steps of 16 windows of {TINY.context_length} tokens, from the training "
@@ -133,6 +132,7 @@ def bits(files, tiny, tokenizer, options):
         "byte of the text, vocabularies and compressors can be compared. On the validation "
         "messages, which none of these has seen:"
     )
+    patience("measuring", 10)
     train = Corpus(tiny / "corpus" / "train")
     validation = Corpus(tiny / "corpus" / "validation")
     text = files["validation"].read_text(encoding="utf-8").replace(f"{END_OF_TEXT}\n", "")

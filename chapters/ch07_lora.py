@@ -27,7 +27,7 @@ import llm  # noqa: F401  (before torch; llm/__init__.py says why)
 
 # isort: split
 import torch
-from lesson import lesson, listing, save, say, section, show, try_next, weights_option
+from lesson import lesson, listing, patience, save, say, section, show, try_next, weights_option
 from lesson_plots import lora_figure
 from torch import nn
 
@@ -227,7 +227,8 @@ def short_training(model, encoded, before, options):
     few = Encoded(encoded.ids[-200:], encoded.labels[-200:], 0)
     task = ClassificationTask(model, encoded, few, batch_size=32, seed=options.seed)
     settings = TrainSettings(steps=options.steps, lr=LEARNING_RATES["lora"], seed=options.seed)
-    history = train(model, task, settings)
+    patience("training", 0.6 * options.steps)
+    history = train(model, task, settings, quiet=False)
     losses = [point["loss"] for point in history["curve"]]
     fifth = max(1, len(losses) // 5)
     say(
