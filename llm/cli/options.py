@@ -7,13 +7,15 @@ from dataclasses import fields
 from pathlib import Path
 
 from llm.data.tasks import TASKS, WRITING
-from llm.lora.settings import ALIASES, BLOCK_TARGETS, METHODS, VARIANTS, LoRASettings
+from llm.lora.settings import ALIASES, BLOCK_TARGETS, INITS, METHODS, VARIANTS, LoRASettings
 from llm.model.config import PRESETS
 from llm.training.settings import (
+    BATCH_SIZE,
     LEARNING_RATES,
     OPTIMIZERS,
     PRECISIONS,
     RECIPES,
+    WRITING_BATCH_SIZE,
     WRITING_RATES,
     FinetuneSettings,
     PretrainSettings,
@@ -107,6 +109,12 @@ def lora_options(parser: Parser) -> None:
         default=usual.variant,
         help="dora: learn the length of each row of W apart from its direction",
     )
+    group.add_argument(
+        "--init",
+        choices=INITS,
+        default=usual.init,
+        help="pissa: A and B start as the strongest part of W; saved as LoRA of twice the rank",
+    )
 
 
 def finetuning_options(parser: Parser) -> None:
@@ -140,7 +148,11 @@ def finetuning_options(parser: Parser) -> None:
     )
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=positive, default=usual.epochs, help="passes over the data")
-    group.add_argument("--batch-size", type=positive, default=usual.batch_size, help="messages")
+    group.add_argument(
+        "--batch-size",
+        type=positive,
+        help=f"messages; default: {BATCH_SIZE}, to write {WRITING_BATCH_SIZE}",
+    )
     rates, writing = (
         ", ".join(f"{method} {rate:g}" for method, rate in found.items())
         for found in (LEARNING_RATES, WRITING_RATES)
@@ -220,9 +232,19 @@ def _same_place(one: str, other: str) -> bool:
     return Path(one).resolve() == Path(other).resolve()
 
 
+def names(text: str) -> list[str]:
+    """An option's type: names, separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def ranks(text: str) -> list[int]:
+    """An option's type: numbers of at least 1, separated by commas."""
+    return [positive(number) for number in names(text)]
+
+
 def _targets(text: str) -> list[str] | str:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    return "all" if names == ["all"] else names
+    found = names(text)
+    return "all" if found == ["all"] else found
 
 
 def _usual(name: str, text: str) -> str:

@@ -20,6 +20,7 @@ from llm.formats.base import load_base, load_config, load_tokenizer
 from llm.formats.record import MEND, RUN, RunRecord, read_record
 from llm.formats.stored import FLOATS
 from llm.lora.methods import apply_method
+from llm.lora.pissa import as_plain_lora
 from llm.model.classifier import GPTClassifier
 from llm.model.gpt import GPTModel
 from llm.model.parameters import fingerprint, trainable_state
@@ -62,7 +63,8 @@ def save_finetuned(
     An old `run.json` goes first: it would describe other tensors if this were cut short.
 
     Args:
-        model: with `requires_grad` still set on what was trained.
+        model: with `requires_grad` still set on what was trained. PiSSA's layers become plain
+            LoRA of twice the rank, in place.
 
     Returns:
         the record as it was written: with the SHA-256 of the tensors' file, and in its results,
@@ -71,6 +73,8 @@ def save_finetuned(
     Raises:
         InputError: the folder cannot be written, or the disk is full.
     """
+    if record.lora:
+        record = replace(record, lora=as_plain_lora(model, record.lora))
     folder = make_folder(folder)
     path = folder / record.weights_file
     remove(folder / RUN)

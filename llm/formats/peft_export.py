@@ -126,18 +126,19 @@ def _fuse(parts: list) -> tuple[torch.Tensor, torch.Tensor, tuple[int, float]]:
     Of a layer without LoRA the rows of B are zeros.
     """
     there = [part.lora for part in parts if isinstance(part, LinearWithLoRA)]
-    A = torch.cat([lora.A for lora in there], dim=1).T  # (rank in all, in)
+    scale = there[0].scale
+    A = torch.cat([lora.factors()[0] for lora in there], dim=1).T  # (rank in all, in)
     rows = [getattr(part, "linear", part).out_features for part in parts]
     B = A.new_zeros(sum(rows), len(A))  # (out in all, rank in all)
     row = column = 0
     for part, size in zip(parts, rows, strict=True):
         if isinstance(part, LinearWithLoRA):
-            block = part.lora.B.T * (part.lora.scale / there[0].scale)  # 1 where scales agree
-            B[row : row + size, column : column + part.lora.rank] = block
-            column += part.lora.rank
+            block = part.lora.factors()[1].T * (part.lora.scale / scale)  # 1 where scales agree
+            B[row : row + size, column : column + block.shape[1]] = block
+            column += block.shape[1]
         row += size
     factor = math.sqrt(len(A)) if there[0].rslora else len(A)
-    alpha = there[0].scale * factor
+    alpha = scale * factor
     return A, B, (len(A), tidy(alpha))
 
 

@@ -162,6 +162,8 @@ def _lora(content: dict | None, method: str, where: str) -> LoRASettings | None:
         settings = LoRASettings(**content)
         check_settings(settings.rank, settings.alpha, settings.dropout)
         check_choices(settings)
+        if settings.init != "default":
+            raise InputError("an adapter is stored as plain LoRA, with the init default")
         names = settings.targets if isinstance(settings.targets, list) else None
         if settings.targets != "all" and not all(isinstance(name, str) for name in names or [0]):
             raise InputError("targets are no names")

@@ -77,7 +77,7 @@ def fused_outputs(layers: Sequence[FusedLinearWithLoRA], x: torch.Tensor) -> tup
     tensors = [
         [
             None if tensor is None else tensor.to(dtype)
-            for tensor in (layer.linear.weight, layer.linear.bias, layer.lora.A, layer.lora.B)
+            for tensor in (layer.linear.weight, layer.linear.bias, *layer.lora.factors())
         ]
         for layer in layers
     ]

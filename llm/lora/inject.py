@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from llm.lora.dora import LinearWithDoRA
-from llm.lora.layer import LinearWithLoRA
+from llm.lora.layer import LinearWithLoRA, dense
+from llm.lora.pissa import start_from_principal_part
 from llm.lora.settings import BLOCK_TARGETS, LoRASettings, check_choices, check_settings
 from llm.utils.errors import InputError
 
@@ -20,6 +21,7 @@ def replace_linear_with_lora(
     rslora: bool = False,
     freeze: bool = True,
     variant: str = "lora",
+    init: str = "default",
 ) -> list[str]:
     """Put a LoRA layer beside every Linear that `targets` names, in place.
 
@@ -28,9 +30,10 @@ def replace_linear_with_lora(
             starts from random numbers, and a low-rank update of a random matrix is not what one
             wants: 12,320 numbers at rank 16 to steer 1,538.
         targets: the last part of the layers' names ("W_query"), or "all" for every Linear,
-            the head included, as the lesson's code does.
+            the head included, as the book's code does (Raschka 2024, appendix E).
         freeze: let only A and B (and the untargeted head) be trained.
         variant: "lora", or "dora" for `llm.lora.dora`.
+        init: "default", or "pissa" for the start of `llm.lora.pissa`.
 
     Returns:
         the full names of the replaced layers, in the model's order.
@@ -40,7 +43,7 @@ def replace_linear_with_lora(
             setting out of range. Nothing is changed then.
     """
     check_settings(rank, alpha, dropout)
-    check_choices(LoRASettings(variant=variant))
+    check_choices(LoRASettings(variant=variant, init=init))
     if any(isinstance(module, LinearWithLoRA) for module in model.modules()):
         raise InputError("the model has LoRA layers already; merge them before adding others")
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
@@ -56,6 +59,10 @@ def replace_linear_with_lora(
     widest = max(max(model.get_submodule(name).weight.shape) for name in replaced)
     if rank > widest:
         raise InputError(f"rank {rank} is too large: no layer here has more than {widest} of it")
+    for name in replaced:
+        most = min(dense(model.get_submodule(name)).shape)
+        if init == "pissa" and rank > most:
+            raise InputError(f"pissa at rank {rank}: {name} has {most} singular values only")
     if freeze:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_("head" not in wanted and name.startswith("head."))
@@ -63,7 +70,10 @@ def replace_linear_with_lora(
     for name in replaced:
         parent, _, child = name.rpartition(".")
         owner = model.get_submodule(parent)
-        setattr(owner, child, kind(getattr(owner, child), rank, alpha, dropout, rslora))
+        layer = kind(getattr(owner, child), rank, alpha, dropout, rslora)
+        setattr(owner, child, layer)
+        if init == "pissa":
+            start_from_principal_part(layer)
     return replaced
 
 

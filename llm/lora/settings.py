@@ -13,6 +13,9 @@ BLOCK_TARGETS = ("W_query", "W_key", "W_value", "out_proj", "fc1", "fc2")
 # The layer beside a frozen Linear: `llm.lora.layer` or `llm.lora.dora`.
 VARIANTS = ("lora", "dora")
 
+# What A and B start as: random numbers and zeros, or `llm.lora.pissa`.
+INITS = ("default", "pissa")
+
 # Names that stand for the method `lora` with some of its settings.
 ALIASES = {"dora": {"variant": "dora"}}
 
@@ -27,6 +30,7 @@ class LoRASettings:
     dropout: float = 0.0
     rslora: bool = False
     variant: str = "lora"
+    init: str = "default"
 
     def to_dict(self) -> dict:
         """As plain JSON, without what came later and is as it always was.
@@ -51,10 +55,15 @@ def check_method(method: str) -> None:
 
 
 def check_choices(lora: LoRASettings) -> None:
-    """Raise InputError when a setting with a few choices is none of them."""
-    if lora.variant not in VARIANTS:
+    """Raise InputError when a setting with a few choices is none of them, or two do not go."""
+    for name, choices in (("variant", VARIANTS), ("init", INITS)):
+        if (found := getattr(lora, name)) not in choices:
+            wanted = " or ".join(choices)
+            raise InputError(f"{name} must be {wanted}, not {found!r}", settings=(name,))
+    if lora.init == "pissa" and lora.variant != "lora":
         raise InputError(
-            f"variant must be {' or '.join(VARIANTS)}, not {lora.variant!r}", settings=("variant",)
+            "pissa starts plain LoRA; with DoRA A and B start as usual",
+            settings=("init", "variant"),
         )
 
 
