@@ -10,10 +10,12 @@ from llm.data.tasks import TASKS, WRITING
 from llm.lora.settings import ALIASES, BLOCK_TARGETS, INITS, METHODS, VARIANTS, LoRASettings
 from llm.model.config import PRESETS
 from llm.training.settings import (
+    BATCH_SIZE,
     LEARNING_RATES,
     OPTIMIZERS,
     PRECISIONS,
     RECIPES,
+    WRITING_BATCH_SIZE,
     WRITING_RATES,
     FinetuneSettings,
     PretrainSettings,
@@ -101,7 +103,7 @@ def lora_options(parser: Parser) -> None:
     )
     group.add_argument(
         "--rank-pattern",
-        type=_ranks,
+        type=_rank_pattern,
         default={},
         metavar="NAME=N,...",
         help="kinds of layer with another rank than --rank; default: none",
@@ -160,7 +162,11 @@ def finetuning_options(parser: Parser) -> None:
     )
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=positive, default=usual.epochs, help="passes over the data")
-    group.add_argument("--batch-size", type=positive, default=usual.batch_size, help="messages")
+    group.add_argument(
+        "--batch-size",
+        type=positive,
+        help=f"messages; default: {BATCH_SIZE}, to write {WRITING_BATCH_SIZE}",
+    )
     rates, writing = (
         ", ".join(f"{method} {rate:g}" for method, rate in found.items())
         for found in (LEARNING_RATES, WRITING_RATES)
@@ -247,17 +253,27 @@ def _same_place(one: str, other: str) -> bool:
 
 
 def _layers(text: str) -> list[int]:
-    return sorted({whole(number.strip()) for number in text.split(",")})
+    return sorted({whole(number) for number in names(text)})
 
 
-def _ranks(text: str) -> dict[str, int]:
-    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-    return {name.strip(): positive(rank.strip()) for name, _, rank in pairs}
+def _rank_pattern(text: str) -> dict[str, int]:
+    pairs = [part.partition("=") for part in names(text)]
+    return {name.strip(): positive(rank) for name, _, rank in pairs}
+
+
+def names(text: str) -> list[str]:
+    """An option's type: names, separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def ranks(text: str) -> list[int]:
+    """An option's type: numbers of at least 1, separated by commas."""
+    return [positive(number) for number in names(text)]
 
 
 def _targets(text: str) -> list[str] | str:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    return "all" if names == ["all"] else names
+    found = names(text)
+    return "all" if found == ["all"] else found
 
 
 def _usual(name: str, text: str) -> str:
