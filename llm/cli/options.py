@@ -18,10 +18,12 @@ from llm.lora.settings import (
 )
 from llm.model.config import PRESETS
 from llm.training.settings import (
+    BATCH_SIZE,
     LEARNING_RATES,
     OPTIMIZERS,
     PRECISIONS,
     RECIPES,
+    WRITING_BATCH_SIZE,
     WRITING_RATES,
     FinetuneSettings,
     PretrainSettings,
@@ -159,7 +161,11 @@ def finetuning_options(parser: Parser) -> None:
     )
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=positive, default=usual.epochs, help="passes over the data")
-    group.add_argument("--batch-size", type=positive, default=usual.batch_size, help="messages")
+    group.add_argument(
+        "--batch-size",
+        type=positive,
+        help=f"messages; default: {BATCH_SIZE}, to write {WRITING_BATCH_SIZE}",
+    )
     rates, writing = (
         ", ".join(f"{method} {rate:g}" for method, rate in found.items())
         for found in (LEARNING_RATES, WRITING_RATES)
@@ -239,9 +245,19 @@ def _same_place(one: str, other: str) -> bool:
     return Path(one).resolve() == Path(other).resolve()
 
 
+def names(text: str) -> list[str]:
+    """An option's type: names, separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def ranks(text: str) -> list[int]:
+    """An option's type: numbers of at least 1, separated by commas."""
+    return [positive(number) for number in names(text)]
+
+
 def _targets(text: str) -> list[str] | str:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    return "all" if names == ["all"] else names
+    found = names(text)
+    return "all" if found == ["all"] else found
 
 
 def _usual(name: str, text: str) -> str:

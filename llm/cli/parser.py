@@ -11,14 +11,19 @@ from llm.cli.options import (
     from_option,
     lora_options,
     method_option,
+    names,
     out_option,
     pretraining_options,
+    ranks,
     spare_the_folder,
 )
+from llm.data.tasks import WRITING
 from llm.data.tsv import LABELS
 from llm.lora.settings import ALIASES, METHODS
 from llm.training.settings import (
     DEVICES,
+    WRITING_RANKS,
+    WRITING_RATES,
     FinetuneSettings,
 )
 from llm.utils.program import Parser, positive, run, whole
@@ -68,8 +73,20 @@ def build_parser() -> Parser:
     )
     compare.add_argument(
         "--methods",
-        default=",".join(METHODS),
-        help=f"separated by commas; {', '.join(ALIASES)}: a variant of lora by name",
+        type=names,
+        help=f"separated by commas; {', '.join(ALIASES)}: a variant of lora by name; default: "
+        f"{','.join(METHODS)}, to write {','.join(WRITING_RATES)}",
+    )
+    compare.add_argument(
+        "--ranks",
+        type=ranks,
+        help=f"with --task {WRITING}: LoRA once for each; default: "
+        f"{','.join(map(str, WRITING_RANKS))}",
+    )
+    compare.add_argument(
+        "--search",
+        action="store_true",
+        help=f"with --task {WRITING}: look for a better rate of each on validation first",
     )
     compare.add_argument("--seeds", type=positive, default=1, help="runs a method and split")
     compare.add_argument(

@@ -37,7 +37,7 @@ def replace_linear_with_lora(
             starts from random numbers, and a low-rank update of a random matrix is not what one
             wants: 12,320 numbers at rank 16 to steer 1,538.
         targets: the last part of the layers' names ("W_query"), or "all" for every Linear,
-            the head included, as the lesson's code does.
+            the head included, as the book's code does (Raschka 2024, appendix E).
         freeze: let only A and B (and the untargeted head) be trained.
         variant: "lora", or "dora" for `llm.lora.dora`.
         init: "default", or "pissa" for the start of `llm.lora.pissa`.

@@ -33,15 +33,16 @@ class LoRALayer(nn.Module):
     fresh LoRA layers answers as it did without them, and still B has a gradient to leave zero by.
 
     A is drawn uniformly from +-1/sqrt(in_dim), Kaiming's rule for the fan-in of the layer, as
-    loralib and peft do. The lesson stores A as (in_dim, rank) too but hands that to PyTorch's
-    `kaiming_uniform_`, which takes the second number, the rank, for the fan-in: for 768 inputs and
-    rank 16 it draws from +-0.25 in place of +-0.036, 6.9 times wider. Hence the `.T` below.
+    loralib and peft do. The book (Raschka 2024, appendix E) stores A as (in_dim, rank) too but
+    hands that to PyTorch's `kaiming_uniform_`, which takes the second number, the rank, for the
+    fan-in: for 768 inputs and rank 16 it draws from +-0.25 in place of +-0.036, 6.9 times wider.
+    Hence the `.T` below.
 
     Args:
         in_dim, out_dim: of the layer that is adapted.
         rank: columns of A and rows of B.
         alpha: strength of the update. The scale is alpha / rank, so that a change of rank does
-            not change the strength; the lesson's first code multiplied by alpha alone, which at
+            not change the strength; the book's first code multiplied by alpha alone, which at
             rank 16 learns 16 times as hard: alpha = 16 there is alpha = 256 here.
         dropout: share of the inputs to A that is zeroed while training.
         rslora: scale by alpha / sqrt(rank) instead (Kalajdzievski 2023, "rsLoRA").
