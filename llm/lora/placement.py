@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
+from llm.lora.quantized_linear import QuantizedLinear
 from llm.utils.errors import InputError
 
 _BLOCK = re.compile(r"(?:^|\.)trf_blocks\.(\d+)\.")
@@ -34,7 +35,8 @@ def places(
         InputError: a name or a block that is not there (lists those there are), a rank that is
             larger than the layer.
     """
-    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    kinds = (nn.Linear, QuantizedLinear)
+    linears = [name for name, module in model.named_modules() if isinstance(module, kinds)]
     known = list(dict.fromkeys(map(_kind, linears)))
     wanted = known if targets == "all" else [targets] if isinstance(targets, str) else list(targets)
     unknown = [name for name in wanted if name not in known]
