@@ -18,6 +18,11 @@ FORMULA = re.compile(r"(`[^`]*`)|\$\$(.+?)\$\$|\$(.+?)\$", re.DOTALL)
 MATHJAX = re.compile(r"<!-- Load mathjax -->.*?<!-- End of mathjax configuration -->", re.DOTALL)
 # What Matplotlib calls otherwise, or cannot set: a brace below with its word is left out.
 OTHERWISE = (
+    (re.compile(r"\\tfrac"), r"\\frac"),
+    (re.compile(r"\\[lr]Vert"), r"\\Vert"),
+    (re.compile(r"\\qquad"), r"\\quad\\quad"),
+    (re.compile(r"\^\\top"), r"^{\\top}"),
+    (re.compile(r"\\;"), r"\\ "),
     (re.compile(r"\\underbrace\{((?:[^{}]|\{[^{}]*\})*)\}_\{\\text\{\w+\}\}"), r"\1"),
     (re.compile(r"\\ge(?![a-z])"), r"\\geq"),
     (re.compile(r"\s+"), " "),
@@ -45,7 +50,7 @@ def with_pictures(markdown: str) -> str:
         if code:
             return code
         if display:
-            return f'<div style="text-align:center">{picture(display)}</div>'
+            return f'<span style="display:block; text-align:center">{picture(display)}</span>'
         return picture(inline)
 
     return FORMULA.sub(drawn, markdown)

@@ -607,12 +607,16 @@ def test_points_as_nbgrader_counts_them_and_every_see_it_cell_shows_something(
 
 def test_a_teacher_can_use_nbgrader_as_it_is(tmp_path):
     """Generate, hand in, grade, on one short notebook: the commands of TEACHING.md."""
-    shutil.copy(NOTEBOOKS / "nbgrader_config.py", tmp_path)
+    for file in ("nbgrader_config.py", "feedback_page.py"):
+        shutil.copy(NOTEBOOKS / file, tmp_path)
     source = tmp_path / "solutions" / "lora"
     source.mkdir(parents=True)
     for file in CHECKS:
         shutil.copy(SOLUTIONS / file, source)
-    nbformat.write(code_of(SOLUTIONS / NAMES[0], demonstrations=False), source / NAMES[0])
+    short = code_of(SOLUTIONS / NAMES[0], demonstrations=False)
+    formula = r"$$\underbrace{x\,W^\top}_{\text{frozen}} + \tfrac{\alpha}{r}$$ and `$x$`"
+    short.cells.append(nbformat.v4.new_markdown_cell(formula, id="formula"))
+    nbformat.write(short, source / NAMES[0])
     environment = {**os.environ, "PYTHONPATH": str(NOTEBOOKS.parent), "EXERCISE_STEPS": "1"}
     # nbgrader calls alembic, which lies beside Python.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
@@ -631,13 +635,15 @@ def test_a_teacher_can_use_nbgrader_as_it_is(tmp_path):
     mistakes = {"update": ("alpha / rank *", "alpha *"), "strength": ("rank**0.5", "root")}
     wrong = nbformat.read(handed_in / NAMES[0], as_version=4)
     for cell in wrong.cells:
-        if cell.metadata.nbgrader.grade_id in mistakes:
-            cell.source = cell.source.replace(*mistakes[cell.metadata.nbgrader.grade_id])
-        if cell.metadata.nbgrader.grade_id == "update-check":
+        grade_id = cell.metadata.get("nbgrader", {}).get("grade_id")
+        if grade_id in mistakes:
+            cell.source = cell.source.replace(*mistakes[grade_id])
+        if grade_id == "update-check":
             cell.source = "pass"
     nbformat.write(wrong, handed_in / NAMES[0])
     (handed_in / "checks_1.py").write_text("def check_update(*answers): pass\n")
     nbgrader("autograde", "lora")
+    nbgrader("generate_feedback", "lora")
 
     from nbgrader.api import Gradebook
 
@@ -653,6 +659,10 @@ def test_a_teacher_can_use_nbgrader_as_it_is(tmp_path):
     assert alpha == ("1.1: You multiplied by alpha alone. Divide by the rank too: alpha / rank.")
     assert name.startswith("1.5: Your code uses a name that it does not know.")
     assert "of your cell:" in name and name.count("\n") <= 2
+    page = (tmp_path / "feedback/ada/lora" / NAMES[0]).with_suffix(".html").read_text()
+    assert not re.search(r"""(src|href)=["'](https?:)?//""", page)  # nothing to fetch
+    assert page.count("data:image/svg+xml") == 1 and "<code>$x$</code>" in page
+    assert "plainly" in page  # the hidden tests, unless told otherwise (nbgrader_config.py)
 
 
 def test_the_student_version_is_what_the_generator_makes(tmp_path):
