@@ -74,4 +74,4 @@ def test_the_requirements_files_install_the_project_with_its_extras():
         extra = re.fullmatch(r"-e \.\[(\w+)\]", line)[1]
         assert extra in extras
     assert {"pytest", "import-linter", "ruff"} <= names(extras["tests"])
-    assert "llm-lora-lessons[notebooks,peers]" in extras["tests"]
+    assert "llm-lora-lessons[notebooks,peers,docs]" in extras["tests"]
