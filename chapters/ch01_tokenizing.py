@@ -111,7 +111,7 @@ def bytes_of(text):
 
 
 def lengths(train, vocabularies):
-    section("Tokens a message")
+    section("Tokens in a message")
     counts, rows = {}, []
     for name, cut in vocabularies.items():
         counts[name] = sorted(len(cut(text)) for text in train)

@@ -1,7 +1,7 @@
 """Chapter 2. Data sampling: what a model is shown, in which order, and what is padded
 
-Training shows a model small samples, again and again. For pretraining a sample is a *window*: so
-many tokens from anywhere in a long text, and as the answer the same tokens moved on by one. For
+Training shows a model small samples, again and again. For pretraining a sample is a *window*: a
+row of tokens from anywhere in a long text, and as the answer the same tokens moved on by one. For
 telling spam from ham it is a whole message with its label, and messages differ in length, while a
 tensor is a rectangle: short ones are padded, and whatever is padded is computed for nothing.
 

@@ -139,8 +139,8 @@ def parameters(out):
     tied = gpt2.vocab_size * gpt2.emb_dim
     total = sum(parts["gpt2"].values())
     say(
-        f"gpt2 has {total:,} parameters. Codes that store the output layer as a copy of the token "
-        f"embedding count {tied:,} more, {total + tied:,}: the same model, untied. In gpt2 a "
+        f"gpt2 has {total:,} parameters. Programs that store the output layer as a copy of the "
+        f"token embedding count {tied:,} more, {total + tied:,}: the same model, untied. In gpt2 a "
         "third of all parameters only says what tokens are, in mini a fifth; in the largest nearly "
         "all sit in the blocks. Two thirds of a block are its feed-forward layers."
     )

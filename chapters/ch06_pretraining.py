@@ -24,7 +24,7 @@ import llm  # noqa: F401  (before torch; llm/__init__.py says why)
 
 # isort: split
 import torch
-from lesson import lesson, listing, save, say, section, show, try_next, weights_option
+from lesson import lesson, listing, patience, save, say, section, show, try_next, weights_option
 from lesson_plots import tiny_pretraining_figure
 
 from llm.data.corpus import Corpus, bits_per_byte
@@ -108,13 +108,13 @@ def tiny_pretraining(files, out, options) -> dict:
         log_every=1,
         seed=options.seed,
     )
-    history = pretrain(
-        [files["train"]], out, settings, TINY, [files["validation"]], device="cpu", quiet=True
-    )
+    patience("training", 0.15 * options.steps)
+    history = pretrain([files["train"]], out, settings, TINY, [files["validation"]], device="cpu")
     say(
         f"{TINY.n_layers} blocks of width {TINY.emb_dim}, {history['parameters']:,} parameters, "
         f"{options.steps} steps of 16 windows of {TINY.context_length} tokens, from the training "
-        "messages. Guessing blindly among 8,192 tokens costs ln(8192) = 9.01 nats:"
+        "messages. The loss is in nats, the unit of the natural logarithm (1.44 bits): guessing "
+        "blindly among 8,192 tokens costs ln(8192) = 9.01 of them."
     )
     curve = history["curve"]
     chosen = sorted({0, *(len(curve) * part // 5 for part in range(1, 5)), len(curve) - 1})
@@ -132,6 +132,7 @@ def bits(files, tiny, tokenizer, options):
         "byte of the text, vocabularies and compressors can be compared. On the validation "
         "messages, which none of these has seen:"
     )
+    patience("measuring", 10)
     train = Corpus(tiny / "corpus" / "train")
     validation = Corpus(tiny / "corpus" / "validation")
     text = files["validation"].read_text(encoding="utf-8").replace(f"{END_OF_TEXT}\n", "")
@@ -243,8 +244,9 @@ def does_it_pay(options):
     result = read_json(CURVE)
     say(
         "Fine-tuned on few and on many messages, from pretrained and from random weights, beside "
-        "TF-IDF with logistic regression. F1 for spam on the test messages, mean and standard "
-        f"deviation of {len(result['seeds'])} seeds (fewer from random weights), in percent:"
+        "counted words (TF-IDF with logistic regression). F1 for spam on the test messages, 100 "
+        "when all of it is found and nothing else is called spam; mean and standard deviation of "
+        f"{len(result['seeds'])} seeds (fewer from random weights), in percent:"
     )
     sizes = sorted({row["messages"] for row in result["summary"]})
     lines: dict[tuple, dict[int, str]] = {}

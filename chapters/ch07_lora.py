@@ -27,7 +27,7 @@ import llm  # noqa: F401  (before torch; llm/__init__.py says why)
 
 # isort: split
 import torch
-from lesson import lesson, listing, save, say, section, show, try_next, weights_option
+from lesson import lesson, listing, patience, save, say, section, show, try_next, weights_option
 from lesson_plots import lora_figure
 from torch import nn
 
@@ -133,9 +133,11 @@ def nothing_changes_at_first():
 def what_is_trained():
     section("What is trained: GPT-2 124M, rank 16")
     say(
-        "Counted on the meta device. First the lesson's way, a LoRA layer beside every Linear, the "
-        "head included; then ours, where the head, two rows of random numbers, is trained itself; "
-        "then the paper's, queries and values alone at rank 4 (Hu et al. 2021, section 4.2)."
+        "Counted on the meta device. First the way of the book that this project grew from "
+        "(Raschka 2024, Build a Large Language Model (From Scratch), appendix E), a LoRA layer "
+        "beside every Linear, the head included; then ours, where the head, two rows of random "
+        "numbers, is trained itself; then the paper's, queries and values alone at rank 4 (Hu et "
+        "al. 2021, section 4.2)."
     )
     rows = []
     for name, rank, targets in (
@@ -225,7 +227,8 @@ def short_training(model, encoded, before, options):
     few = Encoded(encoded.ids[-200:], encoded.labels[-200:], 0)
     task = ClassificationTask(model, encoded, few, batch_size=32, seed=options.seed)
     settings = TrainSettings(steps=options.steps, lr=LEARNING_RATES["lora"], seed=options.seed)
-    history = train(model, task, settings)
+    patience("training", 0.6 * options.steps)
+    history = train(model, task, settings, quiet=False)
     losses = [point["loss"] for point in history["curve"]]
     fifth = max(1, len(losses) // 5)
     say(
@@ -330,7 +333,7 @@ def the_scale():
     section("A trap: the scale")
     say(
         "The paper scales the update by alpha / rank, so that trying another rank does not change "
-        "how strong the update is. The lesson's first code multiplied by alpha alone. Its alpha "
+        "how strong the update is. The book's first code multiplied by alpha alone. Its alpha "
         "of 16 is here alpha = 16 * rank:"
     )
     show(
@@ -346,8 +349,8 @@ def the_scale():
 def the_start_of_a():
     section("Another trap: the start of A")
     ours = LoRALayer(768, 768, 16, 16).A
-    lessons = torch.empty(768, 16)
-    nn.init.kaiming_uniform_(lessons, a=math.sqrt(5))
+    handed_over = torch.empty(768, 16)
+    nn.init.kaiming_uniform_(handed_over, a=math.sqrt(5))
     say(
         "Kaiming's rule draws from +-1/sqrt(fan-in), the fan-in being the numbers that are summed "
         "up: 768. PyTorch's function takes the second number of the shape for it. A is stored as "
@@ -357,7 +360,7 @@ def the_start_of_a():
         ["A", "largest number", "the rule"],
         [
             ("ours, and loralib's and peft's", ours.abs().max().item(), "1/sqrt(768) = 0.0361"),
-            ("handed over as (768, 16)", lessons.abs().max().item(), "1/sqrt(16)  = 0.25"),
+            ("handed over as (768, 16)", handed_over.abs().max().item(), "1/sqrt(16)  = 0.25"),
         ],
     )
     say("6.9 times wider: early training runs faster, as with a higher learning rate.")

@@ -27,7 +27,7 @@ import llm  # noqa: F401  (before torch; llm/__init__.py says why)
 
 # isort: split
 import torch
-from lesson import lesson, save, say, section, show, try_next, weights_option
+from lesson import lesson, patience, save, say, section, show, try_next, weights_option
 
 from llm.benchmark.peers import Job, prepare
 from llm.data.batching import collate, encode_messages
@@ -128,7 +128,8 @@ def full_against_lora(settings, folders) -> dict:
     runs = {}
     for method, folder in folders.items():
         run = replace(settings, method=method, lr=None)
-        runs[method] = finetune(run, folder, device="cpu")
+        patience(f"training and measuring, {method}", 4 + 0.01 * settings.limit * settings.epochs)
+        runs[method] = finetune(run, folder, device="cpu", quiet=False, report=False)
     data = runs["full"].data
     say(
         f"From the same base, the same head and the same order of {data['train']} training "
@@ -167,11 +168,13 @@ def where_the_time_goes():
     say(
         "For each token a Linear multiplies three times: forward, for the gradient of its input, "
         "and for the gradient of its weights. LoRA leaves out the third, so a step ought to take "
-        "two thirds of the time. It does not quite, least as written in chapter 7: x A B is a "
-        "tensor of its own that another pass adds, and every thin product with A or B has to read "
-        "a whole activation for next to no arithmetic. llm/lora/fused.py adds in place, and lets "
-        "query, key and value share their x A. The results are the same, to rounding; the times:"
+        "two thirds of the time. It does not quite, and least of all as written in chapter 7: x A "
+        "B is a tensor of its own that another pass adds, and every thin product with A or B has "
+        "to read a whole activation for next to no arithmetic. llm/lora/fused.py adds in place, "
+        "and lets query, key and value share their x A. The results are the same, to rounding; "
+        "the times:"
     )
+    patience("twenty-one steps", 8)
     base = Job(shape="mini", rank=8, batch_size=32)
     steps = {
         "full fine-tuning": prepare(replace(base, method="full")),

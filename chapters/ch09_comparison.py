@@ -23,7 +23,7 @@ import llm  # noqa: F401  (before torch; llm/__init__.py says why)
 
 # isort: split
 import torch
-from lesson import lesson, listing, save, say, section, show, try_next, weights_option
+from lesson import lesson, listing, patience, save, say, section, show, try_next, weights_option
 from lesson_plots import storage_figure
 
 from llm.figures.comparison import overview_figure
@@ -142,7 +142,9 @@ def two_tasks(options):
                 batch_size=8,  # so few messages would make too few steps of 32
                 seed=options.seed,
             )
-            record = finetune(settings, folders[task], device="cpu").results
+            patience(f"training and measuring, {task}", 4 + 0.01 * options.limit * options.epochs)
+            run = finetune(settings, folders[task], device="cpu", quiet=False, report=False)
+            record = run.results
             metrics = record["test"]
             rows.append(
                 (

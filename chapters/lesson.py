@@ -1,6 +1,7 @@
 """What every chapter needs and none is about: options, headings, tables, one line for a mistake."""
 
 import argparse
+import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,6 +36,8 @@ def lesson(teach: Callable, text: str, add_options: Callable | None = None) -> N
     options = parser.parse_args()
 
     def chapter() -> None:
+        if hasattr(sys.stdout, "reconfigure"):  # each line at once, into a file or a pipe, too
+            sys.stdout.reconfigure(line_buffering=True)
         make_folder(options.out)  # complain about it before the work, not after
         torch.manual_seed(options.seed)
         print(text.strip().splitlines()[0] + "\n")
@@ -64,6 +67,14 @@ def section(title: str) -> None:
 def say(text: str) -> None:
     """Print a paragraph, wrapped."""
     print(textwrap.fill(" ".join(text.split()), WIDTH) + "\n")
+
+
+def patience(work: str, seconds: float) -> None:
+    """Say what takes a while now, and about how long on two idle cores; a busy machine is slower.
+
+    What trains shows a bar on a terminal besides.
+    """
+    print(f"... {work}: about {max(1, round(seconds))} s on two idle cores\n")
 
 
 def listing(*lines: str) -> None:

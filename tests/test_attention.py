@@ -109,3 +109,21 @@ def test_dropout_only_while_training():
     assert not torch.allclose(attention(x), attention(x))
     attention.eval()
     assert torch.equal(attention(x), attention(x))
+
+
+def test_on_a_cpu_packed_attention_in_bfloat16_is_computed_in_float32():
+    """Its kernel for the backward pass is slow in bfloat16, also where autocast would choose it."""
+    torch.manual_seed(0)
+    exact = [torch.randn(1, 2, 7, 4, requires_grad=True) for _ in range(3)]
+    lower = [x.detach().bfloat16().requires_grad_() for x in exact]
+    with torch.no_grad():
+        for x, rounded in zip(exact, lower):
+            x.copy_(rounded)
+    layout = Packed(torch.tensor([3, 4]))
+    layout.attend(*exact).sum().backward()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layout.attend(*lower)
+        found.sum().backward()
+    assert found.dtype is torch.bfloat16
+    for x, rounded in zip(exact, lower):
+        assert torch.equal(x.grad.bfloat16(), rounded.grad)

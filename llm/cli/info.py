@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from llm.cli.options import settings_of
-from llm.lora.settings import LoRASettings
+from llm.lora.settings import LoRASettings, resolve
 from llm.training.settings import FinetuneSettings
 from llm.utils.errors import InputError
 
@@ -24,7 +24,8 @@ def info(options) -> None:
         print(f"{options.folder}: {', '.join(about)}, on the base {answer['model']}")
     base, trained = answer["base_parameters"], answer["trainable_parameters"]
     with_head = "" if answer.get("task") == "writing" else ", a two-class head included"
-    print(f"base        {base:>15,} parameters{with_head}")
+    in_codes = f", the blocks' Linears in {answer['quantize']}" if answer["quantize"] else ""
+    print(f"base        {base:>15,} parameters{with_head}{in_codes}")
     print(f"added       {answer['added_parameters']:>15,}")
     print(f"trainable   {trained:>15,}  ({100 * trained / base:.3g} % of the base)")
     for kind, count in answer["memory_bytes"].items():
@@ -37,11 +38,13 @@ def _of_method(options) -> dict:
     from llm.formats.base import load_config
 
     config = load_config(options.model)
+    method, lora = resolve(options.method, settings_of(LoRASettings, options))
     return {
         "model": options.model,
         "method": options.method,
-        "rank": options.rank if options.method == "lora" else None,
-        **_count(config, options.method, settings_of(LoRASettings, options)),
+        "rank": lora.rank if method == "lora" else None,
+        "quantize": lora.quantize,
+        **_count(config, method, lora),
     }
 
 
@@ -64,6 +67,7 @@ def _of_folder(options) -> dict:
         "model": record.base.model,
         "method": record.method,
         "rank": record.lora.rank if record.lora else None,
+        "quantize": record.quantize,
         **_count(record.config, record.method, record.lora, record.writes),
         "stored_in": path.name,
         "stored_bytes": path.stat().st_size,

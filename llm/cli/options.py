@@ -7,13 +7,23 @@ from dataclasses import fields
 from pathlib import Path
 
 from llm.data.tasks import TASKS, WRITING
-from llm.lora.settings import BLOCK_TARGETS, METHODS, LoRASettings
+from llm.lora.settings import (
+    ALIASES,
+    BLOCK_TARGETS,
+    INITS,
+    METHODS,
+    QUANTIZATIONS,
+    VARIANTS,
+    LoRASettings,
+)
 from llm.model.config import PRESETS
 from llm.training.settings import (
+    BATCH_SIZE,
     LEARNING_RATES,
     OPTIMIZERS,
     PRECISIONS,
     RECIPES,
+    WRITING_BATCH_SIZE,
     WRITING_RATES,
     FinetuneSettings,
     PretrainSettings,
@@ -75,7 +85,9 @@ def base_options(parser: Parser) -> None:
 
 def method_option(parser: Parser) -> None:
     """`--method`."""
-    parser.add_argument("--method", default=FinetuneSettings.method, help=", ".join(METHODS))
+    parser.add_argument(
+        "--method", default=FinetuneSettings.method, help=", ".join((*METHODS, *ALIASES))
+    )
 
 
 def lora_options(parser: Parser) -> None:
@@ -99,6 +111,23 @@ def lora_options(parser: Parser) -> None:
         help="share of the inputs to A that is zeroed",
     )
     group.add_argument("--rslora", action="store_true", help="the scale is alpha / sqrt(rank)")
+    group.add_argument(
+        "--variant",
+        choices=VARIANTS,
+        default=usual.variant,
+        help="dora: learn the length of each row of W apart from its direction",
+    )
+    group.add_argument(
+        "--init",
+        choices=INITS,
+        default=usual.init,
+        help="pissa: A and B start as the strongest part of W; saved as LoRA of twice the rank",
+    )
+    group.add_argument(
+        "--quantize",
+        choices=QUANTIZATIONS,
+        help="keep the blocks' frozen W in 4.13 or 8 bits a weight; default: as it is",
+    )
 
 
 def finetuning_options(parser: Parser) -> None:
@@ -132,7 +161,11 @@ def finetuning_options(parser: Parser) -> None:
     )
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=positive, default=usual.epochs, help="passes over the data")
-    group.add_argument("--batch-size", type=positive, default=usual.batch_size, help="messages")
+    group.add_argument(
+        "--batch-size",
+        type=positive,
+        help=f"messages; default: {BATCH_SIZE}, to write {WRITING_BATCH_SIZE}",
+    )
     rates, writing = (
         ", ".join(f"{method} {rate:g}" for method, rate in found.items())
         for found in (LEARNING_RATES, WRITING_RATES)
@@ -212,9 +245,19 @@ def _same_place(one: str, other: str) -> bool:
     return Path(one).resolve() == Path(other).resolve()
 
 
+def names(text: str) -> list[str]:
+    """An option's type: names, separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def ranks(text: str) -> list[int]:
+    """An option's type: numbers of at least 1, separated by commas."""
+    return [positive(number) for number in names(text)]
+
+
 def _targets(text: str) -> list[str] | str:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    return "all" if names == ["all"] else names
+    found = names(text)
+    return "all" if found == ["all"] else found
 
 
 def _usual(name: str, text: str) -> str:

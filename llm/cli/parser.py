@@ -11,14 +11,19 @@ from llm.cli.options import (
     from_option,
     lora_options,
     method_option,
+    names,
     out_option,
     pretraining_options,
+    ranks,
     spare_the_folder,
 )
+from llm.data.tasks import WRITING
 from llm.data.tsv import LABELS
-from llm.lora.settings import METHODS
+from llm.lora.settings import ALIASES, METHODS
 from llm.training.settings import (
     DEVICES,
+    WRITING_RANKS,
+    WRITING_RATES,
     FinetuneSettings,
 )
 from llm.utils.program import Parser, positive, run, whole
@@ -66,7 +71,23 @@ def build_parser() -> Parser:
         "train every method on the same messages and compare them",
         "compare --methods full,last_block,head,lora --seeds 3 --out runs/compare",
     )
-    compare.add_argument("--methods", default=",".join(METHODS), help="separated by commas")
+    compare.add_argument(
+        "--methods",
+        type=names,
+        help=f"separated by commas; {', '.join(ALIASES)}: a variant of lora by name; default: "
+        f"{','.join(METHODS)}, to write {','.join(WRITING_RATES)}",
+    )
+    compare.add_argument(
+        "--ranks",
+        type=ranks,
+        help=f"with --task {WRITING}: LoRA once for each; default: "
+        f"{','.join(map(str, WRITING_RANKS))}",
+    )
+    compare.add_argument(
+        "--search",
+        action="store_true",
+        help=f"with --task {WRITING}: look for a better rate of each on validation first",
+    )
     compare.add_argument("--seeds", type=positive, default=1, help="runs a method and split")
     compare.add_argument(
         "--splits", type=positive, default=1, help="splits of the messages; 10 are reported"

@@ -38,7 +38,8 @@ def split(
             `variants_together` alone.
         balanced: train on as many messages of the larger class as there are of the smaller, the
             others left out. Validation and test keep the natural share, because that is what a
-            filter meets; the book balances them as well, which flatters the precision.
+            filter meets; the book (Raschka 2024) balances them as well, which flatters the
+            precision.
         limit: at most this many training messages, of each class its share and at least one.
             With the same seed the smaller sets are parts of the larger ones.
         variants_together: messages that are variants of each other (`llm.data.variants`) all go

@@ -17,6 +17,8 @@ COLOURS = {
     "last_block": ORANGE,
     "head": SKY,
     "lora": GREEN,
+    "dora": BLUE,
+    "qlora": PINK,
     "baseline": DARK_GREY,
 }
 KINDS = {  # of memory, from the bottom of a stack to its top
@@ -30,6 +32,8 @@ NAMES = {
     "last_block": "last block",
     "head": "head",
     "lora": "LoRA",
+    "dora": "DoRA",
+    "qlora": "QLoRA",
     "majority": "always the majority",
     "tfidf_logistic_regression": "TF-IDF, words",
     "tfidf_logistic_regression_characters": "TF-IDF, characters too",

@@ -10,6 +10,11 @@ ours are one of theirs. With x (1, in), our A (in, r) and B (r, out), the fused 
 A classifier becomes a SEQ_CLS adapter, a model that writes a CAUSAL_LM adapter: the same names,
 and no head, because GPT-2's output is its token embedding, which LoRA leaves alone.
 
+DoRA's magnitudes, a number an output, stand one after the other: the norm of a fused row is that of
+the row it was. Where one of the three has no DoRA layer, its magnitudes are the lengths of its rows
+of W, which change nothing. (Trained on by `peft`, with dropout, the two are no longer the same
+run: the fused layer has one mask for all three, and the zeros in B may fill in.)
+
 The scale alpha / rank must stay, so its alpha is 3 alpha (with rsLoRA, sqrt(3) alpha); `peft` takes
 the exceptions in `rank_pattern` and `alpha_pattern`. It stores A as (r, in) and B as (out, r), both
 transposed to ours.
@@ -23,7 +28,9 @@ import torch
 
 from llm.data.tokenizer import Tokenizer
 from llm.formats.transformers import CONV1D, bias_as_shift, write_tokenizer
+from llm.lora.dora import LinearWithDoRA
 from llm.lora.inject import lora_layers, merged_state
+from llm.lora.layer import LinearWithLoRA, dense
 from llm.model.classifier import GPTClassifier
 from llm.model.gpt import GPTModel
 from llm.utils.errors import InputError
@@ -59,16 +66,20 @@ def export_peft(
         raise InputError("the model has no LoRA layers; export it for transformers instead")
     if any(layer.merged for layer in layers.values()):
         raise InputError("the LoRA layers are merged; unmerge them before exporting for peft")
-    one = next(iter(layers.values())).lora
+    first = next(iter(layers.values()))
     body = "body." if isinstance(model, GPTClassifier) else ""
     tensors, settings = {}, {}
     for index in range(model.config.n_layers):
         for conv, names in CONV1D.items():
-            parts = [layers.get(f"{body}trf_blocks.{index}.{name}") for name in names]
-            if any(part is not None for part in parts):
+            parts = [model.get_submodule(f"{body}trf_blocks.{index}.{name}") for name in names]
+            if any(isinstance(part, LinearWithLoRA) for part in parts):
                 name = f"h.{index}.{conv}"
-                A, B, settings[name] = _fuse(parts, model.config.emb_dim)
+                A, B, settings[name] = _fuse(parts)
                 tensors |= {f"{name}.lora_A.weight": A, f"{name}.lora_B.weight": B}
+                if isinstance(first, LinearWithDoRA):
+                    tensors[f"{name}.lora_magnitude_vector"] = torch.cat(
+                        list(map(row_lengths, parts))
+                    )
     saved_whole = []
     if body:
         state = merged_state(model)  # of the head, in case it is adapted too
@@ -94,8 +105,9 @@ def export_peft(
         "alpha_pattern": {name: a for name, (_, a) in settings.items() if a != alpha},
         "target_modules": list(settings),
         "modules_to_save": saved_whole or None,
-        "lora_dropout": one.dropout.p,
-        "use_rslora": one.rslora,
+        "lora_dropout": first.lora.dropout.p,
+        "use_rslora": first.lora.rslora,
+        "use_dora": isinstance(first, LinearWithDoRA),
         "fan_in_fan_out": True,  # Conv1D
         "bias": "none",
         "inference_mode": True,
@@ -108,25 +120,33 @@ def export_peft(
     write_json(folder / CONFIG, config)
 
 
-def _fuse(parts: list, emb_dim: int) -> tuple[torch.Tensor, torch.Tensor, tuple[int, float]]:
+def _fuse(parts: list) -> tuple[torch.Tensor, torch.Tensor, tuple[int, float]]:
     """A, B and (rank, alpha) in peft's layout, for the layers that make up one Conv1D.
 
-    `parts` holds None for a layer without LoRA: its rows of B are zeros.
+    Of a layer without LoRA the rows of B are zeros.
     """
-    there = [part.lora for part in parts if part is not None]
-    A = torch.cat([lora.A for lora in there], dim=1).T  # (rank in all, in)
-    rows = [part.linear.out_features if part is not None else emb_dim for part in parts]
+    there = [part.lora for part in parts if isinstance(part, LinearWithLoRA)]
+    scale = there[0].scale
+    A = torch.cat([lora.factors()[0] for lora in there], dim=1).T  # (rank in all, in)
+    rows = [getattr(part, "linear", part).out_features for part in parts]
     B = A.new_zeros(sum(rows), len(A))  # (out in all, rank in all)
     row = column = 0
     for part, size in zip(parts, rows, strict=True):
-        if part is not None:
-            block = part.lora.B.T * (part.lora.scale / there[0].scale)  # 1 where scales agree
-            B[row : row + size, column : column + part.lora.rank] = block
-            column += part.lora.rank
+        if isinstance(part, LinearWithLoRA):
+            block = part.lora.factors()[1].T * (part.lora.scale / scale)  # 1 where scales agree
+            B[row : row + size, column : column + block.shape[1]] = block
+            column += block.shape[1]
         row += size
     factor = math.sqrt(len(A)) if there[0].rslora else len(A)
-    alpha = there[0].scale * factor
+    alpha = scale * factor
     return A, B, (len(A), tidy(alpha))
+
+
+def row_lengths(part) -> torch.Tensor:
+    """The magnitudes of a DoRA layer, (out,); of a plain one the lengths of its rows."""
+    if isinstance(part, LinearWithDoRA):
+        return part.lora.magnitude
+    return torch.linalg.vector_norm(dense(part), dim=1, dtype=torch.float32)
 
 
 def tidy(alpha: float) -> float | int:

@@ -1,29 +1,43 @@
 """A LoRA adapter that `peft` trained on GPT-2, put onto our classifier or language model.
 
 The fused layer `c_attn` of `transformers` has one A for query, key and value together, which
-becomes the A of all three, and one B, which is cut in three (see `llm.formats.peft_export`). The
-rank stays. Of a classifier (SEQ_CLS) `peft` trains the head itself, and sometimes the final
-LayerNorm; both end up in our head. A language model (CAUSAL_LM) has none.
+becomes the A of all three, and one B, which is cut in three (see `llm.formats.peft_export`), and
+so are DoRA's magnitudes. The rank stays. Of a classifier (SEQ_CLS) `peft` trains the head itself,
+and sometimes the final LayerNorm; both end up in our head. A language model (CAUSAL_LM) has none.
 """
 
 import math
 import re
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from llm.formats.peft_export import CONFIG, PREFIX, TASK_TYPES, WEIGHTS, tidy
+from llm.formats.peft_export import CONFIG, PREFIX, TASK_TYPES, WEIGHTS, row_lengths, tidy
 from llm.formats.transformers import CONV1D
 from llm.lora.inject import lora_layers, replace_linear_with_lora
+from llm.lora.layer import dense
 from llm.model.classifier import GPTClassifier
 from llm.model.gpt import GPTModel
 from llm.utils.errors import InputError
 from llm.utils.files import read_json, read_tensors
 
-_FACTOR = re.compile(r"(h\.(\d+)\.(?:attn|mlp)\.c_\w+)\.lora_([AB])\.weight")
+_MAGNITUDE = "magnitude_vector"
+_FACTOR = re.compile(
+    rf"(h\.(\d+)\.(?:attn|mlp)\.c_\w+)\.lora_([AB](?=\.weight)|{_MAGNITUDE}$)(?:\.weight)?"
+)
 # Ways to start A and B that leave W as it is; the others change the base beneath the adapter.
 _STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+
+
+class Update(NamedTuple):
+    """What an adapter says of one of our layers, in our layout."""
+
+    A: torch.Tensor  # (in, rank)
+    B: torch.Tensor  # (rank, out)
+    scale: float
+    magnitude: torch.Tensor | None  # (out,) of DoRA
 
 
 def import_peft(model: GPTClassifier | GPTModel, folder: str | Path) -> dict:
@@ -40,8 +54,8 @@ def import_peft(model: GPTClassifier | GPTModel, folder: str | Path) -> dict:
         takes up the difference.
 
     Raises:
-        InputError: not a pair of files of `peft`, an adapter for another task, a kind that is no
-            plain LoRA, or tensors that do not fit. The model is not changed then.
+        InputError: not a pair of files of `peft`, an adapter for another task, a kind that is
+            neither plain LoRA nor DoRA, or tensors that do not fit. The model is not changed then.
     """
     folder = Path(folder)
     if lora_layers(model):
@@ -51,19 +65,20 @@ def import_peft(model: GPTClassifier | GPTModel, folder: str | Path) -> dict:
     task, wanted = config.get("task_type"), TASK_TYPES[not classifies]
     if task not in (None, wanted):
         raise InputError(f"{folder / CONFIG}: task_type is {task!r}; this model takes {wanted}")
-    factors, rest = _read_factors(folder / WEIGHTS)
+    dora = bool(config.get("use_dora"))
+    factors, rest = _read_factors(folder / WEIGHTS, dora)
     if classifies:
         head, bias = _read_head(rest, model, folder / WEIGHTS)
     elif rest:
         name = sorted(rest)[0]
         raise InputError(f"{folder / WEIGHTS}: {name} cannot be read; only LoRA layers can")
     rslora = bool(config.get("use_rslora"))
-    updates: dict[str, tuple[torch.Tensor, torch.Tensor, float]] = {}
+    updates: dict[str, Update] = {}
     for name, pair in factors.items():
         updates |= _cut(name, pair, _scale(name, len(pair["A"]), config), model, folder / WEIGHTS)
 
-    rank = max(A.shape[1] for A, _, _ in updates.values())
-    common = Counter(scale for _, _, scale in updates.values()).most_common(1)[0][0]
+    rank = max(update.A.shape[1] for update in updates.values())
+    common = Counter(update.scale for update in updates.values()).most_common(1)[0][0]
     settings = {
         "rank": rank,
         "alpha": tidy(common * (math.sqrt(rank) if rslora else rank)),
@@ -75,14 +90,17 @@ def import_peft(model: GPTClassifier | GPTModel, folder: str | Path) -> dict:
         ],
         "dropout": float(config.get("lora_dropout") or 0.0),
         "rslora": rslora,
+        "variant": "dora" if dora else "lora",
     }
     replace_linear_with_lora(model, **settings)
     with torch.no_grad():
         for name, layer in lora_layers(model).items():
             if name in updates:
-                A, B, scale = updates[name]
+                A, B, scale, magnitude = updates[name]
                 layer.lora.A[:, : A.shape[1]] = A
                 layer.lora.B[: len(B)] = B * (scale / layer.lora.scale)
+                if magnitude is not None:
+                    layer.lora.magnitude.copy_(magnitude)
         if classifies:
             model.head.weight.copy_(head)
             model.head.bias.copy_(bias)
@@ -103,14 +121,13 @@ def _read_config(path: Path) -> dict:
     if config.get("peft_type") != "LORA":
         raise InputError(f"{path}: peft_type is {config.get('peft_type')!r}; only LORA can be read")
     for name in (
-        "use_dora",
         "lora_bias",
         "use_qalora",
         "megatron_config",
         "trainable_token_indices",
     ):
         if config.get(name):
-            raise InputError(f"{path}: {name} is set; only plain LoRA can be read")
+            raise InputError(f"{path}: {name} is set; only plain LoRA and DoRA can be read")
     if config.get("bias", "none") != "none":
         raise InputError(f"{path}: bias is {config['bias']!r}; only 'none' can be read")
     if config.get("init_lora_weights") not in _STARTS:
@@ -124,8 +141,8 @@ def _read_config(path: Path) -> dict:
     return config
 
 
-def _read_factors(path: Path) -> tuple[dict[str, dict], dict[str, torch.Tensor]]:
-    """A and B by the name of their Conv1D, and all other tensors."""
+def _read_factors(path: Path, dora: bool) -> tuple[dict[str, dict], dict[str, torch.Tensor]]:
+    """A and B, and DoRA's magnitudes, by the name of their Conv1D; and all other tensors."""
     tensors, _ = read_tensors(path)
     factors: dict[str, dict[str, torch.Tensor]] = {}
     rest = {}
@@ -138,9 +155,12 @@ def _read_factors(path: Path) -> tuple[dict[str, dict], dict[str, torch.Tensor]]
             factors.setdefault(match[1], {})[match[3]] = tensor.float()
         else:
             rest[name] = tensor.float()
-    for name, pair in factors.items():
-        if set(pair) != {"A", "B"}:
+    for name, parts in factors.items():
+        if not {"A", "B"} <= set(parts):
             raise InputError(f"{path}: lora_A or lora_B of {name} is missing")
+        if (_MAGNITUDE in parts) != dora:
+            state = "missing" if dora else "there, though use_dora is not set"
+            raise InputError(f"{path}: lora_{_MAGNITUDE} of {name} is {state}")
     if not factors:
         raise InputError(f"{path} holds no LoRA update of a GPT-2")
     return factors, rest
@@ -189,17 +209,19 @@ def _scale(name: str, rank: int, config: dict) -> float:
 
 
 def _cut(name: str, pair: dict, scale: float, model: GPTClassifier | GPTModel, path: Path) -> dict:
-    """The update of a Conv1D as updates (A, B, scale) of our layers, in our layout.
+    """The update of a Conv1D as updates of our layers.
 
     Of a fused update that we exported, each part has only its own columns in B; the others, zeros,
-    are left out, and so is a part of zeros alone. That brings back the ranks it was made from.
+    are left out, and so is a part of zeros alone, if its rows have the lengths they had. That
+    brings back the ranks it was made from.
     """
     _, index, conv = name.split(".", 2)
     body = getattr(model, "body", model)
     names = [f"trf_blocks.{index}.{part}" for part in CONV1D.get(conv, ())]
     if not names or int(index) >= model.config.n_layers:
         raise InputError(f"{path}: the model has no layer {name}")
-    shapes = [body.get_submodule(part).weight.shape for part in names]  # (out, in) each
+    linears = [body.get_submodule(part) for part in names]
+    shapes = [dense(linear).shape for linear in linears]  # (out, in) each
     rows, inputs = [out for out, _ in shapes], shapes[0][1]
     A, B = pair["A"], pair["B"]  # (rank, in), (out in all, rank)
     if A.dim() != 2 or B.shape != (sum(rows), len(A)) or A.shape[1] != inputs:
@@ -207,9 +229,27 @@ def _cut(name: str, pair: dict, scale: float, model: GPTClassifier | GPTModel, p
             f"{path}: {name} has lora_A {list(A.shape)} and lora_B {list(B.shape)}, which do not "
             f"fit a layer of {inputs} inputs and {sum(rows)} outputs"
         )
-    found = {}
-    for part, block in zip(names, B.split(rows), strict=True):
-        used = block.ne(0).any(0) if B.ne(0).any() else torch.ones(len(A), dtype=torch.bool)
+    magnitude = pair.get(_MAGNITUDE)
+    if magnitude is not None and magnitude.shape != (sum(rows),):
+        found = list(magnitude.shape)
+        raise InputError(
+            f"{path}: lora_{_MAGNITUDE} of {name} has shape {found}, not {[sum(rows)]}"
+        )
+    magnitudes = [None] * len(rows) if magnitude is None else magnitude.split(rows)
+    updates = {}
+    for part, linear, block, m in zip(names, linears, B.split(rows), magnitudes, strict=True):
+        used = block.ne(0).any(0)
+        if not used.any() and (B.eq(0).all() or _is_stretched(linear, m)):
+            used = torch.ones(len(A), dtype=torch.bool)
         if used.any():
-            found[part if body is model else f"body.{part}"] = (A[used].T, block[:, used].T, scale)
-    return found
+            full = part if body is model else f"body.{part}"
+            updates[full] = Update(A[used].T, block[:, used].T, scale, m)
+    return updates
+
+
+def _is_stretched(linear, magnitude: torch.Tensor | None) -> bool:
+    """Whether DoRA gives the rows of W other lengths than they have."""
+    if magnitude is None:
+        return False
+    lengths = row_lengths(linear).detach().cpu()
+    return not torch.allclose(magnitude, lengths, rtol=1e-6, atol=0)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from llm.data.tasks import WRITING
-from llm.lora.settings import LoRASettings, check_method, check_settings
+from llm.lora.settings import LoRASettings, check_choices, check_method, check_settings
 from llm.model.config import GPTConfig
 from llm.utils.errors import InputError
 from llm.utils.files import read_json
@@ -59,6 +59,11 @@ class RunRecord:
         return self.task == WRITING
 
     @property
+    def quantize(self) -> str | None:
+        """What W was kept in while A and B were trained beside it, and has to be kept in now."""
+        return self.lora.quantize if self.lora else None
+
+    @property
     def masks_digits(self) -> bool:
         """Whether it was trained on text with 0 for every digit."""
         return bool((self.data or {}).get("digits_masked"))
@@ -77,6 +82,7 @@ class RunRecord:
         """As plain JSON. What is None is left out, except `lora`."""
         content = {"format": FORMAT, **asdict(self)}
         content["record"] = content.pop("results")
+        content["lora"] = self.lora and self.lora.to_dict()
         return {name: x for name, x in content.items() if x is not None or name == "lora"}
 
     @classmethod
@@ -160,6 +166,9 @@ def _lora(content: dict | None, method: str, where: str) -> LoRASettings | None:
             raise InputError("rank, alpha or targets are missing")
         settings = LoRASettings(**content)
         check_settings(settings.rank, settings.alpha, settings.dropout)
+        check_choices(settings)
+        if settings.init != "default":
+            raise InputError("an adapter is stored as plain LoRA, with the init default")
         names = settings.targets if isinstance(settings.targets, list) else None
         if settings.targets != "all" and not all(isinstance(name, str) for name in names or [0]):
             raise InputError("targets are no names")

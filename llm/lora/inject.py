@@ -5,8 +5,16 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from llm.lora.layer import LinearWithLoRA
-from llm.lora.settings import BLOCK_TARGETS, check_settings
+from llm.lora.dora import LinearWithDoRA
+from llm.lora.layer import LinearWithLoRA, dense
+from llm.lora.pissa import start_from_principal_part
+from llm.lora.quantized_linear import (
+    QuantizedLinear,
+    dequantize_linears,
+    quantize_linears,
+    quantized_layers,
+)
+from llm.lora.settings import BLOCK_TARGETS, LoRASettings, check_choices, check_settings
 from llm.utils.errors import InputError
 
 
@@ -18,6 +26,9 @@ def replace_linear_with_lora(
     dropout: float = 0.0,
     rslora: bool = False,
     freeze: bool = True,
+    variant: str = "lora",
+    init: str = "default",
+    quantize: str | None = None,
 ) -> list[str]:
     """Put a LoRA layer beside every Linear that `targets` names, in place.
 
@@ -26,8 +37,12 @@ def replace_linear_with_lora(
             starts from random numbers, and a low-rank update of a random matrix is not what one
             wants: 12,320 numbers at rank 16 to steer 1,538.
         targets: the last part of the layers' names ("W_query"), or "all" for every Linear,
-            the head included, as the lesson's code does.
+            the head included, as the book's code does (Raschka 2024, appendix E).
         freeze: let only A and B (and the untargeted head) be trained.
+        variant: "lora", or "dora" for `llm.lora.dora`.
+        init: "default", or "pissa" for the start of `llm.lora.pissa`.
+        quantize: keep the frozen W of all Linears but the head's in few bits: "nf4" or "int8"
+            (`llm.lora.quantized_linear`).
 
     Returns:
         the full names of the replaced layers, in the model's order.
@@ -37,9 +52,11 @@ def replace_linear_with_lora(
             setting out of range. Nothing is changed then.
     """
     check_settings(rank, alpha, dropout)
+    check_choices(LoRASettings(variant=variant, init=init, quantize=quantize))
     if any(isinstance(module, LinearWithLoRA) for module in model.modules()):
         raise InputError("the model has LoRA layers already; merge them before adding others")
-    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    kinds = (nn.Linear, QuantizedLinear)
+    linears = [name for name, module in model.named_modules() if isinstance(module, kinds)]
     known = list(dict.fromkeys(name.rpartition(".")[2] for name in linears))
     wanted = known if targets == "all" else [targets] if isinstance(targets, str) else list(targets)
     unknown = [name for name in wanted if name not in known]
@@ -52,13 +69,23 @@ def replace_linear_with_lora(
     widest = max(max(model.get_submodule(name).weight.shape) for name in replaced)
     if rank > widest:
         raise InputError(f"rank {rank} is too large: no layer here has more than {widest} of it")
+    for name in replaced:
+        most = min(model.get_submodule(name).weight.shape)
+        if init == "pissa" and rank > most:
+            raise InputError(f"pissa at rank {rank}: {name} has {most} singular values only")
     if freeze:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_("head" not in wanted and name.startswith("head."))
+    if quantize:
+        quantize_linears(model, quantize)
+    kind = {"lora": LinearWithLoRA, "dora": LinearWithDoRA}[variant]
     for name in replaced:
         parent, _, child = name.rpartition(".")
         owner = model.get_submodule(parent)
-        setattr(owner, child, LinearWithLoRA(getattr(owner, child), rank, alpha, dropout, rslora))
+        layer = kind(getattr(owner, child), rank, alpha, dropout, rslora)
+        setattr(owner, child, layer)
+        if init == "pissa":
+            start_from_principal_part(layer)
     return replaced
 
 
@@ -81,24 +108,31 @@ def unmerge(model: nn.Module) -> None:
 
 
 def merge_and_unload(model: nn.Module) -> None:
-    """Fold every update into its W and take the LoRA layers out: a plain model remains."""
+    """Fold every update into its W and take the LoRA layers out: a plain model remains.
+
+    Weights in codes become the numbers that they stand for, so that its answers are the same.
+    """
     for name, layer in lora_layers(model).items():
         if not layer.merged:
             layer.merge()
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer.linear)
+    dequantize_linears(model)
 
 
 def merged_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """The weights by name as `merge_and_unload` would leave them; the model stays as it is."""
-    state = model.state_dict()
+    state = {name: x for name, x in model.state_dict().items() if ".lora." not in name}
+    for name, layer in quantized_layers(model).items():
+        for kind in layer.weight.state_dict():
+            del state[f"{name}.weight.{kind}"]
+        state[f"{name}.weight"] = dense(layer)
     for name, layer in lora_layers(model).items():
-        del state[f"{name}.lora.A"], state[f"{name}.lora.B"]
-        for kind, _ in layer.linear.named_parameters():
-            state[f"{name}.{kind}"] = state.pop(f"{name}.linear.{kind}")
+        for kind in ("weight", "bias"):
+            if f"{name}.linear.{kind}" in state:
+                state[f"{name}.{kind}"] = state.pop(f"{name}.linear.{kind}")
         if not layer.merged:
-            delta = layer.lora.delta().detach()
-            state[f"{name}.weight"] = state[f"{name}.weight"] + delta.to(layer.linear.weight.dtype)
+            state[f"{name}.weight"] = layer.merged_weight().detach()
     return state
 
 

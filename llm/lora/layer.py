@@ -20,6 +20,12 @@ from llm.lora.settings import check_settings
 from llm.utils.errors import InputError
 
 
+def dense(linear: nn.Module) -> torch.Tensor:
+    """W of a frozen layer as a matrix of numbers, (out, in), whichever way it is kept."""
+    weight = linear.weight
+    return weight if isinstance(weight, torch.Tensor) else weight.dequantize()
+
+
 class LoRALayer(nn.Module):
     """The update alone: x -> scale * (x A B), (..., in_dim) -> (..., out_dim).
 
@@ -27,15 +33,16 @@ class LoRALayer(nn.Module):
     fresh LoRA layers answers as it did without them, and still B has a gradient to leave zero by.
 
     A is drawn uniformly from +-1/sqrt(in_dim), Kaiming's rule for the fan-in of the layer, as
-    loralib and peft do. The lesson stores A as (in_dim, rank) too but hands that to PyTorch's
-    `kaiming_uniform_`, which takes the second number, the rank, for the fan-in: for 768 inputs and
-    rank 16 it draws from +-0.25 in place of +-0.036, 6.9 times wider. Hence the `.T` below.
+    loralib and peft do. The book (Raschka 2024, appendix E) stores A as (in_dim, rank) too but
+    hands that to PyTorch's `kaiming_uniform_`, which takes the second number, the rank, for the
+    fan-in: for 768 inputs and rank 16 it draws from +-0.25 in place of +-0.036, 6.9 times wider.
+    Hence the `.T` below.
 
     Args:
         in_dim, out_dim: of the layer that is adapted.
         rank: columns of A and rows of B.
         alpha: strength of the update. The scale is alpha / rank, so that a change of rank does
-            not change the strength; the lesson's first code multiplied by alpha alone, which at
+            not change the strength; the book's first code multiplied by alpha alone, which at
             rank 16 learns 16 times as hard: alpha = 16 there is alpha = 256 here.
         dropout: share of the inputs to A that is zeroed while training.
         rslora: scale by alpha / sqrt(rank) instead (Kalajdzievski 2023, "rsLoRA").
@@ -68,9 +75,19 @@ class LoRALayer(nn.Module):
         A, B = self.A.to(x.dtype), self.B.to(x.dtype)
         return self.scale * (self.dropout(x) @ A @ B)
 
+    @property
+    def drops(self) -> bool:
+        """Whether dropout acts now."""
+        return self.training and self.dropout.p > 0
+
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The two matrices whose product is the update: (in_dim, rank), (rank, out_dim)."""
+        return self.A, self.B
+
     def delta(self) -> torch.Tensor:
         """The update as one matrix in the layout of `nn.Linear.weight`, (out_dim, in_dim)."""
-        return self.scale * (self.A @ self.B).T
+        A, B = self.factors()
+        return self.scale * (A @ B).T
 
 
 class LinearWithLoRA(nn.Module):
@@ -105,6 +122,15 @@ class LinearWithLoRA(nn.Module):
             return self.linear(x)
         return self.linear(x) + self.lora(x)
 
+    def update(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """What is added to y, which the frozen layer made of x: (..., out)."""
+        return self.lora(x)
+
+    def merged_weight(self) -> torch.Tensor:
+        """W with the update in it, (out, in), while it is not merged."""
+        weight = dense(self.linear)
+        return weight + self.lora.delta().to(weight.dtype)
+
     @torch.no_grad()
     def merge(self) -> None:
         """Fold the update into W, so that inference costs what it did without LoRA.
@@ -113,7 +139,10 @@ class LinearWithLoRA(nn.Module):
         """
         if self.merged:
             raise InputError("the LoRA layer is merged already; unmerge it first")
-        self.linear.weight += self.lora.delta().to(self.linear.weight.dtype)
+        merged = self.merged_weight()
+        if not isinstance(self.linear, nn.Linear):  # codes of few bits have no room for the update
+            self.linear = self.linear.dequantized()
+        self.linear.weight.copy_(merged)
         self.merged = True
 
     @torch.no_grad()
@@ -124,5 +153,9 @@ class LinearWithLoRA(nn.Module):
         """
         if not self.merged:
             raise InputError("the LoRA layer is not merged; there is nothing to unmerge")
-        self.linear.weight -= self.lora.delta().to(self.linear.weight.dtype)
+        self.linear.weight.copy_(self._without_update())
         self.merged = False
+
+    def _without_update(self) -> torch.Tensor:
+        """W as it was before the merge, to rounding."""
+        return self.linear.weight - self.lora.delta().to(self.linear.weight.dtype)

@@ -7,15 +7,20 @@
 | `head`       | the head alone                                  |
 | `lora`       | A and B beside the frozen layers, and the head  |
 
+`dora` is a name for `lora` with the layers of `llm.lora.dora`, which train their magnitudes too;
+`qlora` for `lora` beside layers that are kept in four bits (`llm.lora.quantized_linear`).
+
 A GPTModel, which writes, has no head: its output is the token embedding.
 """
+
+from dataclasses import asdict
 
 from torch import nn
 
 from llm.lora.fused import fuse
 from llm.lora.inject import replace_linear_with_lora
 from llm.lora.settings import METHODS as METHODS  # offered here too
-from llm.lora.settings import LoRASettings, check_method
+from llm.lora.settings import LoRASettings, check_method, check_quantize, resolve
 from llm.model.classifier import GPTClassifier
 from llm.model.gpt import GPTModel
 from llm.utils.errors import InputError
@@ -30,6 +35,7 @@ def apply_method(
     """Set what is trainable, and inject LoRA layers for `lora`, in place.
 
     Args:
+        method: of METHODS, or an alias (`llm.lora.settings.ALIASES`).
         fast: with LoRA, put the layers' fast form in place (`llm.lora.fused`); the same numbers.
 
     Returns:
@@ -40,15 +46,14 @@ def apply_method(
         InputError: for an unknown method, `head` where there is none, or LoRA settings that do
             not fit the model.
     """
+    method, lora = resolve(method, lora or LoRASettings())
     check_method(method)
+    check_quantize(method, lora)
     writes = isinstance(model, GPTModel)
     if writes and method == "head":
         raise InputError("a model that writes has no head to train", settings=("method=lora",))
     if method == "lora":
-        lora = lora or LoRASettings()
-        replace_linear_with_lora(
-            model, lora.rank, lora.alpha, lora.targets, lora.dropout, lora.rslora
-        )
+        replace_linear_with_lora(model, **asdict(lora))
         if fast:
             fuse(model)
         return 0

@@ -6,6 +6,7 @@ project that reports a language model's accuracy without it shows half of the pi
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -50,16 +51,40 @@ def tfidf_logistic_regression(
     characters: bool = False,
     everyday: Sequence[Message] = (),
 ) -> dict:
-    """Logistic regression on TF-IDF of word uni- and bigrams.
+    """Logistic regression on TF-IDF, measured. See `fit_tfidf`.
 
     Args:
-        characters: add character 2- to 5-grams, which see through creative spelling: the strong
-            baseline.
         everyday: more messages to measure on.
 
     Returns:
-        the metrics on `test`, `C` (chosen by F1, then loss, on `validation`), the validation
-        metrics, and those of `everyday`.
+        the metrics on `test`, `C` (chosen on `validation`), the validation metrics, and those of
+        `everyday`.
+    """
+    fitted = fit_tfidf(train, validation, characters)
+    return {
+        **measured(fitted.predict, Splits(train, validation, test), everyday),
+        "C": fitted.strength,
+        "features": fitted.features,
+    }
+
+
+class Tfidf(NamedTuple):
+    """A linear model over counted words."""
+
+    predict: Callable[[Sequence[str]], torch.Tensor]  # texts to probabilities of label 1
+    strength: float  # C in scikit-learn
+    features: int
+
+
+def fit_tfidf(
+    train: Sequence[Message], validation: Sequence[Message], characters: bool = False
+) -> Tfidf:
+    """Logistic regression on TF-IDF of word uni- and bigrams.
+
+    Args:
+        validation: C is chosen by F1, then loss, on these.
+        characters: add character 2- to 5-grams, which see through creative spelling: the strong
+            baseline.
     """
     from scipy.sparse import hstack
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -90,12 +115,7 @@ def tfidf_logistic_regression(
         if best is None or score > best[0]:
             best = (score, strength, model)
     _, strength, model = best
-    splits = Splits(train, validation, test)
-    return {
-        **measured(predictor(model), splits, everyday),
-        "C": strength,
-        "features": counted.shape[1],
-    }
+    return Tfidf(predictor(model), strength, counted.shape[1])
 
 
 def measured(

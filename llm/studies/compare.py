@@ -9,7 +9,7 @@ import torch
 
 from llm.data.messages import load_task
 from llm.data.splits import describe, split
-from llm.lora.settings import check_method
+from llm.lora.settings import check_method, check_quantize, resolve
 from llm.studies.baselines import baselines
 from llm.studies.summary import means_and_stds, paired_difference
 from llm.studies.worker import run_in_fresh_process
@@ -36,7 +36,7 @@ def compare(
     """Train every method, each run in a fresh process, and write `results.json`.
 
     Args:
-        methods: of `llm.lora.settings.METHODS`.
+        methods: of `llm.lora.settings.METHODS`, or an alias that it knows.
         seeds: a run of each method for each of them.
         settings: of all runs; method, learning rate, seed and split seed are filled in.
         out: the folder for the results; the runs go to `out/runs`.
@@ -56,7 +56,9 @@ def compare(
     if not methods:
         raise InputError("no method to compare; name at least one", settings=("methods",))
     for method in methods:
-        check_method(method)
+        meant, lora = resolve(method, settings.lora)
+        check_method(meant)
+        check_quantize(meant, lora)
     splits = splits or [settings.split_seed]
     runs, baseline_runs = [], []
     with locked_folder(out) as folder:
@@ -71,6 +73,7 @@ def compare(
                     run = replace(here, method=method, lr=lr, seed=seed)
                     run_folder = folder / "runs" / run_name(method, seed, split_seed, len(splits))
                     runs.append(run_in_fresh_process(run, run_folder, resume, device, quiet))
+                    runs[-1]["record"]["method"] = method  # by the name that was asked for
                     if not quiet:
                         print(_done(runs[-1]["record"]), file=sys.stderr)
             found = baselines(parts, everyday_messages(here))

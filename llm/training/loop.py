@@ -17,6 +17,7 @@ from llm.training.checkpoint import CHECKPOINT, Run
 from llm.training.interrupt import interrupt_after_step
 from llm.training.settings import TrainSettings
 from llm.training.step import OptimizerStep, Task, make_optimizer
+from llm.utils.progress import progress
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
@@ -66,9 +67,10 @@ def train(
         run.load()
     optimizer_step = OptimizerStep(model, task, optimizer, settings)
     waits_for_device = optimizer_step.device.type != "cpu"  # to look at a loss is to wait for it
-    progress = _progress_bar(settings.steps, run.step, quiet)
+    quiet = quiet or not distributed.is_main_process()
+    bar = progress(total=settings.steps, initial=run.step, unit="step", quiet=quiet)
     model.train()
-    with interrupt_after_step() as interrupt, progress:
+    with interrupt_after_step() as interrupt, bar:
         while run.step < settings.steps:
             started = time.perf_counter()
             rate = learning_rate(settings, run.step)
@@ -76,12 +78,12 @@ def train(
             if not waits_for_device or run.step % settings.log_every == 0:
                 run.log_losses(settings.log_every)
             run.history["train_seconds"] += time.perf_counter() - started
-            progress.update()
+            bar.update()
 
             if _is_due(run.step, settings.evaluate_every, settings.steps):
                 run.log_losses(settings.log_every)
                 run.evaluate(task, settings.keep_best)
-                progress.set_postfix_str(_short(run.history["evaluations"][-1]))
+                bar.set_postfix_str(_short(run.history["evaluations"][-1]))
             stop = interrupt.requested and run.step < settings.steps
             every = settings.checkpoint_every or settings.evaluate_every
             if stop or _is_due(run.step, every, settings.steps):
@@ -105,18 +107,6 @@ def _chosen(settings: TrainSettings) -> dict:
 def _is_due(step: int, every: int, steps: int) -> bool:
     """Whether something done every so often (0: never), and at the end, is due after `step`."""
     return every > 0 and (step % every == 0 or step == steps)
-
-
-def _progress_bar(steps: int, done: int, quiet: bool):
-    from tqdm import tqdm
-
-    return tqdm(
-        total=steps,
-        initial=done,
-        unit="step",
-        leave=False,
-        disable=True if quiet or not distributed.is_main_process() else None,  # None: a terminal
-    )
 
 
 def _short(metrics: dict) -> str:

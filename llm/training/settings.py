@@ -7,7 +7,13 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 
 from llm.data.tasks import WRITING
-from llm.lora.settings import LoRASettings, check_method
+from llm.lora.settings import (
+    LoRASettings,
+    check_choices,
+    check_method,
+    check_quantize,
+    resolve,
+)
 from llm.utils.errors import InputError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -19,14 +25,21 @@ OPTIMIZERS = ("adamw", "muon")
 # `python chapters/ch08_classification.py --search`.
 LEARNING_RATES = {"full": 4e-4, "last_block": 3e-3, "head": 1e-2, "lora": 5e-3}
 
-# The same for writing: probed on validation messages, not searched.
-WRITING_RATES = {"full": 4e-4, "last_block": 2e-3, "lora": 2e-3}
+# The same for writing: LoRA's probed on the validation messages of the spam voice (data/README.md),
+# the others those of classification. `compare --task writing --search` looks for better ones.
+WRITING_RATES = {"full": 4e-4, "last_block": 3e-3, "lora": 1e-2}
+
+WRITING_RANKS = (1, 8, 64)  # of a comparison
+
+BATCH_SIZE = 32  # messages a step
+WRITING_BATCH_SIZE = 8
 
 # Settings of one kind of task, which the other has no use for.
 CLASSIFYING = ("balanced", "pool", "lm_loss", "bpe_dropout")
 WRITING_ALONE = ("text", "mask_digits")
 
-# What a message is read and trained with beside its label. `plain` is the lesson's own.
+# What a message is read and trained with beside its label. `plain` is
+# nearest to the book's (Raschka 2024, appendix E), from which this project grew.
 RECIPES = {
     "default": {},
     "plain": {"pool": "last", "lm_loss": 0.0, "bpe_dropout": 0.0, "keep": "best"},
@@ -37,7 +50,7 @@ RECIPES = {
 class FinetuneSettings:
     """Everything that decides how a run of `llm.training.finetuning` ends."""
 
-    method: str = "lora"
+    method: str = "lora"  # or an alias of it, which becomes `lora` and its settings
     lora: LoRASettings = field(default_factory=LoRASettings)
     model: str = "mini"  # a preset's name or a folder
     weights: str = "pretrained"  # or "random"
@@ -46,7 +59,7 @@ class FinetuneSettings:
     balanced: bool = False  # as many ham as spam in the training messages
     limit: int | None = None  # training messages; None: all
     epochs: int = 2
-    batch_size: int = 32  # messages, or documents
+    batch_size: int | None = None  # messages; None: BATCH_SIZE, to write WRITING_BATCH_SIZE
     lr: float | None = None  # None: what LEARNING_RATES or WRITING_RATES says
     precision: str = "fp32"
     seed: int = 0  # of the head, of A and of the order of the messages
@@ -62,7 +75,12 @@ class FinetuneSettings:
     mask_digits: bool = False  # to write: 0 for every digit of the text
 
     def __post_init__(self):
+        method, lora = resolve(self.method, self.lora)
+        object.__setattr__(self, "method", method)
+        object.__setattr__(self, "lora", lora)
         check_method(self.method)
+        check_choices(self.lora)
+        check_quantize(self.method, self.lora)
         self._check_task()
         for name, choices in (("pool", ("mean", "last")), ("keep", ("last", "best"))):
             if getattr(self, name) not in choices:
@@ -71,6 +89,9 @@ class FinetuneSettings:
             raise InputError(f"BPE-dropout must be in [0, 1), not {self.bpe_dropout}")
         if not 0 <= self.lm_loss < math.inf:
             raise InputError(f"the weight of a loss is 0 or more, not {self.lm_loss}")
+        if self.batch_size is None:
+            usual = WRITING_BATCH_SIZE if self.writes else BATCH_SIZE
+            object.__setattr__(self, "batch_size", usual)
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -115,7 +136,8 @@ class FinetuneSettings:
         Folders from before models could write are known again by it.
         """
         unused = CLASSIFYING if self.writes else WRITING_ALONE
-        return {name: value for name, value in asdict(self).items() if name not in unused}
+        known = {name: value for name, value in asdict(self).items() if name not in unused}
+        return {**known, "lora": self.lora.to_dict()}
 
     @classmethod
     def from_dict(cls, content: dict) -> "FinetuneSettings":
