@@ -7,7 +7,15 @@ from dataclasses import fields
 from pathlib import Path
 
 from llm.data.tasks import TASKS, WRITING
-from llm.lora.settings import ALIASES, BLOCK_TARGETS, INITS, METHODS, VARIANTS, LoRASettings
+from llm.lora.settings import (
+    ALIASES,
+    BLOCK_TARGETS,
+    INITS,
+    METHODS,
+    QUANTIZATIONS,
+    VARIANTS,
+    LoRASettings,
+)
 from llm.model.config import PRESETS
 from llm.training.settings import (
     BATCH_SIZE,
@@ -114,6 +122,11 @@ def lora_options(parser: Parser) -> None:
         choices=INITS,
         default=usual.init,
         help="pissa: A and B start as the strongest part of W; saved as LoRA of twice the rank",
+    )
+    group.add_argument(
+        "--quantize",
+        choices=QUANTIZATIONS,
+        help="keep the blocks' frozen W in 4.13 or 8 bits a weight; default: as it is",
     )
 
 

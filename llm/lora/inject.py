@@ -8,6 +8,12 @@ from torch import nn
 from llm.lora.dora import LinearWithDoRA
 from llm.lora.layer import LinearWithLoRA, dense
 from llm.lora.pissa import start_from_principal_part
+from llm.lora.quantized_linear import (
+    QuantizedLinear,
+    dequantize_linears,
+    quantize_linears,
+    quantized_layers,
+)
 from llm.lora.settings import BLOCK_TARGETS, LoRASettings, check_choices, check_settings
 from llm.utils.errors import InputError
 
@@ -22,6 +28,7 @@ def replace_linear_with_lora(
     freeze: bool = True,
     variant: str = "lora",
     init: str = "default",
+    quantize: str | None = None,
 ) -> list[str]:
     """Put a LoRA layer beside every Linear that `targets` names, in place.
 
@@ -34,6 +41,8 @@ def replace_linear_with_lora(
         freeze: let only A and B (and the untargeted head) be trained.
         variant: "lora", or "dora" for `llm.lora.dora`.
         init: "default", or "pissa" for the start of `llm.lora.pissa`.
+        quantize: keep the frozen W of all Linears but the head's in few bits: "nf4" or "int8"
+            (`llm.lora.quantized_linear`).
 
     Returns:
         the full names of the replaced layers, in the model's order.
@@ -43,10 +52,11 @@ def replace_linear_with_lora(
             setting out of range. Nothing is changed then.
     """
     check_settings(rank, alpha, dropout)
-    check_choices(LoRASettings(variant=variant, init=init))
+    check_choices(LoRASettings(variant=variant, init=init, quantize=quantize))
     if any(isinstance(module, LinearWithLoRA) for module in model.modules()):
         raise InputError("the model has LoRA layers already; merge them before adding others")
-    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    kinds = (nn.Linear, QuantizedLinear)
+    linears = [name for name, module in model.named_modules() if isinstance(module, kinds)]
     known = list(dict.fromkeys(name.rpartition(".")[2] for name in linears))
     wanted = known if targets == "all" else [targets] if isinstance(targets, str) else list(targets)
     unknown = [name for name in wanted if name not in known]
@@ -60,12 +70,14 @@ def replace_linear_with_lora(
     if rank > widest:
         raise InputError(f"rank {rank} is too large: no layer here has more than {widest} of it")
     for name in replaced:
-        most = min(dense(model.get_submodule(name)).shape)
+        most = min(model.get_submodule(name).weight.shape)
         if init == "pissa" and rank > most:
             raise InputError(f"pissa at rank {rank}: {name} has {most} singular values only")
     if freeze:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_("head" not in wanted and name.startswith("head."))
+    if quantize:
+        quantize_linears(model, quantize)
     kind = {"lora": LinearWithLoRA, "dora": LinearWithDoRA}[variant]
     for name in replaced:
         parent, _, child = name.rpartition(".")
@@ -96,20 +108,29 @@ def unmerge(model: nn.Module) -> None:
 
 
 def merge_and_unload(model: nn.Module) -> None:
-    """Fold every update into its W and take the LoRA layers out: a plain model remains."""
+    """Fold every update into its W and take the LoRA layers out: a plain model remains.
+
+    Weights in codes become the numbers that they stand for, so that its answers are the same.
+    """
     for name, layer in lora_layers(model).items():
         if not layer.merged:
             layer.merge()
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer.linear)
+    dequantize_linears(model)
 
 
 def merged_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """The weights by name as `merge_and_unload` would leave them; the model stays as it is."""
     state = {name: x for name, x in model.state_dict().items() if ".lora." not in name}
+    for name, layer in quantized_layers(model).items():
+        for kind in layer.weight.state_dict():
+            del state[f"{name}.weight.{kind}"]
+        state[f"{name}.weight"] = dense(layer)
     for name, layer in lora_layers(model).items():
-        for kind, _ in layer.linear.named_parameters():
-            state[f"{name}.{kind}"] = state.pop(f"{name}.linear.{kind}")
+        for kind in ("weight", "bias"):
+            if f"{name}.linear.{kind}" in state:
+                state[f"{name}.{kind}"] = state.pop(f"{name}.linear.{kind}")
         if not layer.merged:
             state[f"{name}.weight"] = layer.merged_weight().detach()
     return state

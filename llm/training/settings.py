@@ -7,7 +7,13 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 
 from llm.data.tasks import WRITING
-from llm.lora.settings import LoRASettings, check_choices, check_method, resolve
+from llm.lora.settings import (
+    LoRASettings,
+    check_choices,
+    check_method,
+    check_quantize,
+    resolve,
+)
 from llm.utils.errors import InputError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -74,6 +80,7 @@ class FinetuneSettings:
         object.__setattr__(self, "lora", lora)
         check_method(self.method)
         check_choices(self.lora)
+        check_quantize(self.method, self.lora)
         self._check_task()
         for name, choices in (("pool", ("mean", "last")), ("keep", ("last", "best"))):
             if getattr(self, name) not in choices:
