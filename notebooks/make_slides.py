@@ -1,6 +1,6 @@
 """Slides that open without a network, with the notebooks' own figures: `build/slides/index.html`.
 
-    pip install -e ".[docs]"
+    pip install -r requirements-dev.txt
     python notebooks/make_slides.py
 
 The decks are the pages in `notebooks/slides`. A figure is named after where it stands:
@@ -41,6 +41,7 @@ def make_slides(out: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(temporary) / "slides"
         shutil.copytree(NOTEBOOKS / "slides", source)
+        shutil.copy(NOTEBOOKS / "site" / "mathml.py", source)  # formulae as on the site
         shutil.copy(ROOT / "README.md", source / "README.txt")  # .txt: no page of its own
         take_figures(source / "figures")
         command = [sys.executable, "-m", "sphinx", "-b", "revealjs", "-W", "--keep-going", "-q"]

@@ -29,7 +29,7 @@ def test_the_tables_are_taken_from_readme():
 
 @pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in NEEDED),
-    reason='the decks are made with what `pip install -e ".[docs]"` brings',
+    reason="the decks are made with what requirements-dev.txt installs",
 )
 def test_the_decks_open_without_a_network(tmp_path):
     make_slides.make_slides(tmp_path / "slides")
