@@ -12,9 +12,6 @@ import textwrap
 import traceback
 from contextlib import contextmanager
 
-import llm  # noqa: F401  (before torch; llm/__init__.py says why)
-
-# isort: split
 import torch
 
 from llm.model.config import GPTConfig
