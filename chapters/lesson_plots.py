@@ -210,7 +210,7 @@ def tiny_pretraining_figure(history: dict) -> Figure:
     )
     blind = math.log(8192)
     axes.axhline(blind, color="black", linestyle=":", linewidth=1.2, label="guessing blindly")
-    axes.set(xlabel="optimiser step", ylabel="loss (nats a token)")
+    axes.set(xlabel="optimizer step", ylabel="loss (nats a token)")
     axes.set_title("A tiny model learns from text messages")
     axes.legend()
     return figure

@@ -196,7 +196,7 @@ class PretrainSettings:
 class TrainSettings:
     """What `llm.training.loop.train` is told; the defaults suit fine-tuning."""
 
-    steps: int  # optimiser steps in all
+    steps: int  # optimizer steps in all
     lr: float  # the highest learning rate, reached after the warm-up
     optimizer: str = "adamw"  # or "muon", for training from scratch
     schedule_steps: int = 0  # steps the schedule is laid out for; 0: `steps`
