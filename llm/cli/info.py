@@ -24,7 +24,8 @@ def info(options) -> None:
         print(f"{options.folder}: {', '.join(about)}, on the base {answer['model']}")
     base, trained = answer["base_parameters"], answer["trainable_parameters"]
     with_head = "" if answer.get("task") == "writing" else ", a two-class head included"
-    print(f"base        {base:>15,} parameters{with_head}")
+    in_codes = f", the blocks' Linears in {answer['quantize']}" if answer["quantize"] else ""
+    print(f"base        {base:>15,} parameters{with_head}{in_codes}")
     print(f"added       {answer['added_parameters']:>15,}")
     print(f"trainable   {trained:>15,}  ({100 * trained / base:.3g} % of the base)")
     for kind, count in answer["memory_bytes"].items():
@@ -42,6 +43,7 @@ def _of_method(options) -> dict:
         "model": options.model,
         "method": options.method,
         "rank": lora.rank if method == "lora" else None,
+        "quantize": lora.quantize,
         **_count(config, method, lora),
     }
 
@@ -65,6 +67,7 @@ def _of_folder(options) -> dict:
         "model": record.base.model,
         "method": record.method,
         "rank": record.lora.rank if record.lora else None,
+        "quantize": record.quantize,
         **_count(record.config, record.method, record.lora, record.writes),
         "stored_in": path.name,
         "stored_bytes": path.stat().st_size,

@@ -18,6 +18,7 @@ COLOURS = {
     "head": SKY,
     "lora": GREEN,
     "dora": BLUE,
+    "qlora": PINK,
     "baseline": DARK_GREY,
 }
 KINDS = {  # of memory, from the bottom of a stack to its top
@@ -32,6 +33,7 @@ NAMES = {
     "head": "head",
     "lora": "LoRA",
     "dora": "DoRA",
+    "qlora": "QLoRA",
     "majority": "always the majority",
     "tfidf_logistic_regression": "TF-IDF, words",
     "tfidf_logistic_regression_characters": "TF-IDF, characters too",

@@ -21,6 +21,7 @@ from llm.formats.record import MEND, RUN, RunRecord, read_record
 from llm.formats.stored import FLOATS
 from llm.lora.methods import apply_method
 from llm.lora.pissa import as_plain_lora
+from llm.lora.quantized_linear import quantize_linears
 from llm.model.classifier import GPTClassifier
 from llm.model.gpt import GPTModel
 from llm.model.parameters import fingerprint, trainable_state
@@ -46,7 +47,10 @@ def stored_state(model: GPTClassifier | GPTModel) -> dict[str, torch.Tensor]:
 
 
 def base_state(body: GPTModel) -> dict[str, torch.Tensor]:
-    """A body's weights without its LoRA layers, by the names that they have without them."""
+    """A body's weights without its LoRA layers, by the names that they have without them.
+
+    Those in codes are there as `...weight.codes`, and what belongs to them.
+    """
     state = body.state_dict().items()
     return {_base_name(name): tensor for name, tensor in state if ".lora." not in name}
 
@@ -140,8 +144,8 @@ def fill(
 
     Args:
         model: as `outline` made it, for this folder.
-        base: tensors as `base_state` names them, float32, on `device`. The model uses them
-            themselves, not copies.
+        base: tensors as `base_state` names them, float32 or in codes as the record says, on
+            `device`. The model uses them themselves, not copies.
 
     Returns:
         the same model, frozen, ready to answer.
@@ -153,7 +157,7 @@ def fill(
     state = {}
     with open_tensors(path) as reader:
         trained = set(reader.keys())
-        for name, _ in model.named_parameters():
+        for name in model.state_dict():
             if name not in trained:
                 state[name] = base[_base_name(name.removeprefix("body."))]
                 continue
@@ -172,7 +176,10 @@ def fill(
 
 
 def _load_base(record: RunRecord, device: str) -> GPTModel:
-    """The base that a record names. Raises InputError when it is not what it was in training."""
+    """The base that a record names, quantised if it was in training.
+
+    Raises InputError when it is not what it was in training.
+    """
     base = record.base
     if load_config(base.model) != record.config:
         raise InputError(f"the base {base.model} has another shape than it had in training")
@@ -182,6 +189,8 @@ def _load_base(record: RunRecord, device: str) -> GPTModel:
             f"the base {base.model} ({base.weights}) has other weights than the one this "
             "folder was trained on; fine-tune again on this base, or find the old one"
         )
+    if record.quantize:
+        quantize_linears(body, record.quantize)
     return body
 
 

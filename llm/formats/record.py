@@ -59,6 +59,11 @@ class RunRecord:
         return self.task == WRITING
 
     @property
+    def quantize(self) -> str | None:
+        """What W was kept in while A and B were trained beside it, and has to be kept in now."""
+        return self.lora.quantize if self.lora else None
+
+    @property
     def masks_digits(self) -> bool:
         """Whether it was trained on text with 0 for every digit."""
         return bool((self.data or {}).get("digits_masked"))

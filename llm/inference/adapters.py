@@ -29,6 +29,7 @@ from llm.inference.reading import read_messages
 from llm.lora.fused import fuse
 from llm.lora.inject import lora_layers
 from llm.lora.layer import LinearWithLoRA
+from llm.lora.quantized_linear import QuantizedLinear, quantize_linears
 from llm.model.classifier import GPTClassifier
 from llm.model.gpt import GPTModel
 from llm.model.parameters import fingerprint
@@ -58,23 +59,30 @@ class Adapters:
     Args:
         body: the base. Its weights are shared by all adapters and never written to.
         tokenizer: the one that belongs to it.
+        quantize: "nf4" or "int8" for adapters that were trained beside a base in so few bits; the
+            given one is then put into them, in place. There is one base, so all adapters must
+            agree in this.
 
     Raises InputError when the base has LoRA layers itself, or fewer tokens than the tokenizer.
     """
 
-    def __init__(self, body: GPTModel, tokenizer: Tokenizer):
+    def __init__(self, body: GPTModel, tokenizer: Tokenizer, quantize: str | None = None):
         if lora_layers(body):
             raise InputError("the base has LoRA layers already; give the base alone")
         check_vocabulary(tokenizer, body.config.vocab_size, tokenizer.name)
         self.tokenizer = tokenizer
         self.fingerprint = fingerprint(body)  # once, and not once an adapter: it reads all weights
+        self.quantize = quantize
+        if quantize:
+            quantize_linears(body, quantize)
         self.model = GPTClassifier(body.config, body=body).requires_grad_(False).eval()
         fuse(self.model)  # attention that lets an adapter's query, key and value share work
         self.model.head = nn.Identity()
         self.in_use: str | None = None
         self._loaded: dict[str, Adapter] = {}
         # Where layers can be exchanged: the module that owns each, and its name there.
-        self._plain = {n: m for n, m in self.model.named_modules() if isinstance(m, nn.Linear)}
+        kinds = (nn.Linear, QuantizedLinear)
+        self._plain = {n: m for n, m in self.model.named_modules() if isinstance(m, kinds)}
         self._places = {}
         for name in self._plain:
             owner, _, child = name.rpartition(".")
@@ -92,9 +100,11 @@ class Adapters:
         """
         if not folders:
             raise InputError("no adapter to load; give at least one folder")
-        base = read_record(next(iter(folders.values()))).base
+        first = read_record(next(iter(folders.values())))
+        base = first.base
         body = load_base(base.model, base.weights, base.seed, device)
-        adapters = cls(body, load_tokenizer(base.model, body.config.vocab_size))
+        tokenizer = load_tokenizer(base.model, body.config.vocab_size)
+        adapters = cls(body, tokenizer, first.quantize)
         for name, folder in folders.items():
             adapters.add(name, folder)
         return adapters
@@ -137,6 +147,14 @@ class Adapters:
             raise InputError(
                 f"{folder} was trained on another base ({base.model}, {base.weights}) than the one "
                 "that is loaded; load it by itself"
+            )
+        if record.quantize != self.quantize:
+            trained, loaded = (
+                kind or "full precision" for kind in (record.quantize, self.quantize)
+            )
+            raise InputError(
+                f"{folder} was trained on the base in {trained}, and the one that is loaded is in "
+                f"{loaded}; load it by itself"
             )
         device = next(self.model.parameters()).device
         shared = base_state(self.model.body)

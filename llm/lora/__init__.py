@@ -14,6 +14,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "replace_linear_with_lora",
             "unmerge",
         ],
+        "quantize": ["quantize_int8", "quantize_nf4"],
+        "quantized_linear": ["QuantizedLinear", "quantize_linears"],
         "methods": ["apply_method"],
         "settings": ["BLOCK_TARGETS", "METHODS", "LoRASettings"],
     },

@@ -51,9 +51,9 @@ def dynamic_levels(device: torch.device | str = "cpu") -> torch.Tensor:
     for the numbers from 0.1 to 1: the middles of so many equal parts of that stretch. With zero and
     1 that makes 2 * 127 + 2.
     """
-    levels = [torch.tensor([0.0, 1.0])]
+    levels = [torch.tensor([0.0, 1.0], device="cpu")]
     for power in range(7):
-        edges = torch.linspace(0.1, 1, 2**power + 1)
+        edges = torch.linspace(0.1, 1, 2**power + 1, device="cpu")
         middles = 10.0 ** (power - 6) * ((edges[:-1] + edges[1:]) / 2)
         levels += [middles, -middles]
     return torch.cat(levels).sort().values.to(device)

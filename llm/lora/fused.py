@@ -9,6 +9,8 @@ the sum as tensors of their own and reads them again, forward and backward. Here
   by side, and one with its transpose for the gradient of A;
 * nothing is computed for the frozen W, and of the activations only x is kept, and x A, which is
   rank numbers a token;
+* of a W that is kept in few bits (`llm.lora.quantized_linear`) the codes are kept, and each product
+  makes W anew;
 * thin products are taken in the order in which the CPU's matrix library is fast: for 1,062 tokens
   of width 1,024 at rank 8, (gradient.T @ x).T takes 0.3 ms, x.T @ gradient 1.8 ms.
 
@@ -25,6 +27,7 @@ from torch.autograd.function import once_differentiable
 
 from llm.lora.fused_compiled import joined_lora_linears
 from llm.lora.layer import LinearWithLoRA
+from llm.lora.quantized_linear import product_dtype
 from llm.model.attention import MultiHeadAttention
 
 
@@ -49,9 +52,11 @@ class FusedLinearWithLoRA(LinearWithLoRA):
 
     @property
     def fusible(self) -> bool:
-        """The fused form has no dropout and no gradient for W."""
+        """The fused form has no dropout and no gradient for W; the compiled one no W in codes."""
         base_trained = any(parameter.requires_grad for parameter in self.linear.parameters())
-        return not (self.merged or self.lora.drops or base_trained)
+        in_codes = not isinstance(self.linear, nn.Linear)
+        compiled = in_codes and torch.compiler.is_compiling()
+        return not (self.merged or self.lora.drops or base_trained or compiled)
 
 
 class FusedAttention(MultiHeadAttention):
@@ -70,13 +75,10 @@ class FusedAttention(MultiHeadAttention):
 
 def fused_outputs(layers: Sequence[FusedLinearWithLoRA], x: torch.Tensor) -> tuple:
     """What each of several fusible layers of one scale makes of the same x."""
-    # Under autocast all compute in its lower precision, else in that of the input.
-    kind = x.device.type
-    low_precision = torch.is_autocast_enabled(kind)
-    dtype = torch.get_autocast_dtype(kind) if low_precision else x.dtype
+    dtype = product_dtype(x)
     tensors = [
         [
-            None if tensor is None else tensor.to(dtype)
+            tensor.to(dtype) if torch.is_tensor(tensor) else tensor  # no bias; W in codes
             for tensor in (layer.linear.weight, layer.linear.bias, *layer.lora.factors())
         ]
         for layer in layers
@@ -90,7 +92,7 @@ def lora_linears(x: torch.Tensor, scale: float, layers: Sequence[tuple]) -> tupl
     Args:
         x: (..., in)
         layers: (W, b, A, B) of each: (out, in), (out,) or None, (in, rank), (rank, out). W and b
-            are taken as frozen: they get no gradient.
+            are taken as frozen: they get no gradient. W may be a QuantizedWeight.
 
     Returns:
         y (..., out) of each layer.
@@ -109,12 +111,15 @@ class _LoRALinears(torch.autograd.Function):
         A = As[0] if len(As) == 1 else torch.cat(As, dim=1)  # (in, all ranks side by side)
         rows = x.reshape(-1, x.shape[-1])  # (all_tokens, in)
         low = (A.T @ rows.T) * scale  # x A, scaled and transposed: (all ranks, all_tokens)
-        ctx.save_for_backward(rows, low, A, *weights, *Bs)
+        in_codes = [None if torch.is_tensor(weight) else weight for weight in weights]
+        kept = [weight if code is None else None for weight, code in zip(weights, in_codes)]
+        ctx.save_for_backward(rows, low, A, *kept, *Bs)
+        ctx.in_codes = in_codes
         ctx.scale, ctx.shape, ctx.ranks = scale, x.shape, [len(B) for B in Bs]
         outputs = []
         for weight, bias, B, low_i in zip(weights, biases, Bs, low.split(ctx.ranks)):
-            y = F.linear(rows, weight, bias).addmm_(low_i.T, B)  # (all_tokens, out)
-            outputs.append(y.view(*x.shape[:-1], len(weight)))
+            y = F.linear(rows, _numbers(weight, x.dtype), bias).addmm_(low_i.T, B)
+            outputs.append(y.view(*x.shape[:-1], B.shape[1]))  # y is (all_tokens, out)
         return tuple(outputs)
 
     @staticmethod
@@ -131,8 +136,10 @@ class _LoRALinears(torch.autograd.Function):
             grad_low = torch.cat(grad_lows) * ctx.scale  # (all ranks, all_tokens)
         if needs_x:
             grad_x = grad_low.T @ A.T  # (all_tokens, in)
-            for grad, weight in zip(grads, weights):
-                grad_x = grad_x.addmm_(grad, weight)
+            for grad, weight, in_codes in zip(grads, weights, ctx.in_codes):
+                grad_x = grad_x.addmm_(
+                    grad, _numbers(weight if in_codes is None else in_codes, grad.dtype)
+                )
             grad_x = grad_x.view(ctx.shape)
         if needs_A:
             grad_As = (grad_low @ rows).T.split(ctx.ranks, dim=1)  # (in, rank) each
@@ -140,3 +147,8 @@ class _LoRALinears(torch.autograd.Function):
             grad_Bs = [low_i @ grad for low_i, grad in zip(low.split(ctx.ranks), grads)]
         of_layers = [(None, None, grad_A, grad_B) for grad_A, grad_B in zip(grad_As, grad_Bs)]
         return grad_x, None, *sum(of_layers, ())
+
+
+def _numbers(weight, dtype: torch.dtype) -> torch.Tensor:
+    """W (out, in), made of its codes where it is kept in them."""
+    return weight if torch.is_tensor(weight) else weight.dequantize().to(dtype)

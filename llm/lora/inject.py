@@ -1,6 +1,6 @@
 """Putting LoRA layers into a model, and taking them out again."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -8,6 +8,8 @@ from torch import nn
 from llm.lora.dora import LinearWithDoRA
 from llm.lora.layer import LinearWithLoRA, dense
 from llm.lora.pissa import start_from_principal_part
+from llm.lora.placement import places
+from llm.lora.quantized_linear import dequantize_linears, quantize_linears, quantized_layers
 from llm.lora.settings import BLOCK_TARGETS, LoRASettings, check_choices, check_settings
 from llm.utils.errors import InputError
 
@@ -22,6 +24,9 @@ def replace_linear_with_lora(
     freeze: bool = True,
     variant: str = "lora",
     init: str = "default",
+    quantize: str | None = None,
+    layers: Sequence[int] | None = None,
+    rank_pattern: Mapping[str, int] | None = None,
 ) -> list[str]:
     """Put a LoRA layer beside every Linear that `targets` names, in place.
 
@@ -34,6 +39,10 @@ def replace_linear_with_lora(
         freeze: let only A and B (and the untargeted head) be trained.
         variant: "lora", or "dora" for `llm.lora.dora`.
         init: "default", or "pissa" for the start of `llm.lora.pissa`.
+        quantize: keep the frozen W of all Linears but the head's in few bits: "nf4" or "int8"
+            (`llm.lora.quantized_linear`).
+        layers, rank_pattern: see `llm.lora.placement.places`. Alpha is the same everywhere, so a
+            layer's scale is alpha / its own rank.
 
     Returns:
         the full names of the replaced layers, in the model's order.
@@ -43,38 +52,36 @@ def replace_linear_with_lora(
             setting out of range. Nothing is changed then.
     """
     check_settings(rank, alpha, dropout)
-    check_choices(LoRASettings(variant=variant, init=init))
+    check_choices(
+        LoRASettings(
+            variant=variant,
+            init=init,
+            quantize=quantize,
+            layers=layers,
+            rank_pattern=rank_pattern or {},
+        )
+    )
     if any(isinstance(module, LinearWithLoRA) for module in model.modules()):
         raise InputError("the model has LoRA layers already; merge them before adding others")
-    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    known = list(dict.fromkeys(name.rpartition(".")[2] for name in linears))
-    wanted = known if targets == "all" else [targets] if isinstance(targets, str) else list(targets)
-    unknown = [name for name in wanted if name not in known]
-    if unknown or not wanted:
-        raise InputError(
-            f"no Linear layer is called {', '.join(unknown) or '(nothing)'}; "
-            f"choose from {', '.join(known)}, or all"
-        )
-    replaced = [name for name in linears if name.rpartition(".")[2] in wanted]
-    widest = max(max(model.get_submodule(name).weight.shape) for name in replaced)
-    if rank > widest:
-        raise InputError(f"rank {rank} is too large: no layer here has more than {widest} of it")
-    for name in replaced:
-        most = min(dense(model.get_submodule(name)).shape)
-        if init == "pissa" and rank > most:
-            raise InputError(f"pissa at rank {rank}: {name} has {most} singular values only")
+    ranks = places(model, rank, targets, layers, rank_pattern)
+    for name, its_rank in ranks.items():
+        most = min(model.get_submodule(name).weight.shape)
+        if init == "pissa" and its_rank > most:
+            raise InputError(f"pissa at rank {its_rank}: {name} has {most} singular values only")
     if freeze:
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_("head" not in wanted and name.startswith("head."))
+            parameter.requires_grad_("head" not in ranks and name.startswith("head."))
+    if quantize:
+        quantize_linears(model, quantize)
     kind = {"lora": LinearWithLoRA, "dora": LinearWithDoRA}[variant]
-    for name in replaced:
+    for name, its_rank in ranks.items():
         parent, _, child = name.rpartition(".")
         owner = model.get_submodule(parent)
-        layer = kind(getattr(owner, child), rank, alpha, dropout, rslora)
+        layer = kind(getattr(owner, child), its_rank, alpha, dropout, rslora)
         setattr(owner, child, layer)
         if init == "pissa":
             start_from_principal_part(layer)
-    return replaced
+    return list(ranks)
 
 
 def lora_layers(model: nn.Module) -> dict[str, LinearWithLoRA]:
@@ -96,20 +103,29 @@ def unmerge(model: nn.Module) -> None:
 
 
 def merge_and_unload(model: nn.Module) -> None:
-    """Fold every update into its W and take the LoRA layers out: a plain model remains."""
+    """Fold every update into its W and take the LoRA layers out: a plain model remains.
+
+    Weights in codes become the numbers that they stand for, so that its answers are the same.
+    """
     for name, layer in lora_layers(model).items():
         if not layer.merged:
             layer.merge()
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer.linear)
+    dequantize_linears(model)
 
 
 def merged_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """The weights by name as `merge_and_unload` would leave them; the model stays as it is."""
     state = {name: x for name, x in model.state_dict().items() if ".lora." not in name}
+    for name, layer in quantized_layers(model).items():
+        for kind in layer.weight.state_dict():
+            del state[f"{name}.weight.{kind}"]
+        state[f"{name}.weight"] = dense(layer)
     for name, layer in lora_layers(model).items():
-        for kind, _ in layer.linear.named_parameters():
-            state[f"{name}.{kind}"] = state.pop(f"{name}.linear.{kind}")
+        for kind in ("weight", "bias"):
+            if f"{name}.linear.{kind}" in state:
+                state[f"{name}.{kind}"] = state.pop(f"{name}.linear.{kind}")
         if not layer.merged:
             state[f"{name}.weight"] = layer.merged_weight().detach()
     return state

@@ -22,7 +22,8 @@ from llm.utils.errors import InputError
 
 def dense(linear: nn.Module) -> torch.Tensor:
     """W of a frozen layer as a matrix of numbers, (out, in), whichever way it is kept."""
-    return linear.weight
+    weight = linear.weight
+    return weight if isinstance(weight, torch.Tensor) else weight.dequantize()
 
 
 class LoRALayer(nn.Module):
@@ -138,7 +139,10 @@ class LinearWithLoRA(nn.Module):
         """
         if self.merged:
             raise InputError("the LoRA layer is merged already; unmerge it first")
-        self.linear.weight.copy_(self.merged_weight())
+        merged = self.merged_weight()
+        if not isinstance(self.linear, nn.Linear):  # codes of few bits have no room for the update
+            self.linear = self.linear.dequantized()
+        self.linear.weight.copy_(merged)
         self.merged = True
 
     @torch.no_grad()

@@ -7,7 +7,8 @@
 | `head`       | the head alone                                  |
 | `lora`       | A and B beside the frozen layers, and the head  |
 
-`dora` is a name for `lora` with the layers of `llm.lora.dora`, which train their magnitudes too.
+`dora` is a name for `lora` with the layers of `llm.lora.dora`, which train their magnitudes too;
+`qlora` for `lora` beside layers that are kept in four bits (`llm.lora.quantized_linear`).
 
 A GPTModel, which writes, has no head: its output is the token embedding.
 """
@@ -18,8 +19,9 @@ from torch import nn
 
 from llm.lora.fused import fuse
 from llm.lora.inject import replace_linear_with_lora
+from llm.lora.placement import frozen_blocks
 from llm.lora.settings import METHODS as METHODS  # offered here too
-from llm.lora.settings import LoRASettings, check_method, resolve
+from llm.lora.settings import LoRASettings, check_method, check_quantize, resolve
 from llm.model.classifier import GPTClassifier
 from llm.model.gpt import GPTModel
 from llm.utils.errors import InputError
@@ -47,15 +49,16 @@ def apply_method(
     """
     method, lora = resolve(method, lora or LoRASettings())
     check_method(method)
+    check_quantize(method, lora)
     writes = isinstance(model, GPTModel)
     if writes and method == "head":
         raise InputError("a model that writes has no head to train", settings=("method=lora",))
+    n_layers = model.config.n_layers
     if method == "lora":
-        replace_linear_with_lora(model, **asdict(lora))
+        adapted = replace_linear_with_lora(model, **asdict(lora))
         if fast:
             fuse(model)
-        return 0
-    n_layers = model.config.n_layers
+        return frozen_blocks(adapted, n_layers)
     body, head = (model, []) if writes else (model.body, [model.head])
     trained: dict[str, list[nn.Module]] = {
         "full": [model],

@@ -92,6 +92,11 @@ class QuantizedWeight(nn.Module):
         return self.shape.numel()
 
     @property
+    def weights_in_codes(self) -> int:
+        """The same, for `llm.model.parameters`: they are weights, but no parameters to PyTorch."""
+        return self.numel()
+
+    @property
     def bits_per_weight(self) -> float:
         """All of it, shared out over the weights."""
         return 8 * self.nbytes / self.numel()

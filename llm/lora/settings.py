@@ -16,8 +16,11 @@ VARIANTS = ("lora", "dora")
 # What A and B start as: random numbers and zeros, or `llm.lora.pissa`.
 INITS = ("default", "pissa")
 
+# In how few bits a frozen W can be kept: `llm.lora.quantized_linear`.
+QUANTIZATIONS = ("nf4", "int8")
+
 # Names that stand for the method `lora` with some of its settings.
-ALIASES = {"dora": {"variant": "dora"}}
+ALIASES = {"dora": {"variant": "dora"}, "qlora": {"quantize": "nf4"}}
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,9 @@ class LoRASettings:
     rslora: bool = False
     variant: str = "lora"
     init: str = "default"
+    quantize: str | None = None  # of QUANTIZATIONS; None: W as it is
+    layers: list[int] | None = None  # blocks, from 0; None: all
+    rank_pattern: dict[str, int] = field(default_factory=dict)  # by kind of layer, where not `rank`
 
     def to_dict(self) -> dict:
         """As plain JSON, without what came later and is as it always was.
@@ -56,14 +62,48 @@ def check_method(method: str) -> None:
 
 def check_choices(lora: LoRASettings) -> None:
     """Raise InputError when a setting with a few choices is none of them, or two do not go."""
-    for name, choices in (("variant", VARIANTS), ("init", INITS)):
+    for name, choices in (
+        ("variant", VARIANTS),
+        ("init", INITS),
+        ("quantize", (*QUANTIZATIONS, None)),
+    ):
         if (found := getattr(lora, name)) not in choices:
+            choices = [choice for choice in choices if choice]
             wanted = " or ".join(choices)
             raise InputError(f"{name} must be {wanted}, not {found!r}", settings=(name,))
+    numbers = lora.layers
+    if numbers is not None and not (
+        isinstance(numbers, list | tuple)
+        and numbers
+        and all(isinstance(number, int) and number >= 0 for number in numbers)
+    ):
+        raise InputError(
+            f"layers must be numbers of blocks, from 0, not {numbers!r}", settings=("layers",)
+        )
+    if not isinstance(lora.rank_pattern, dict):
+        raise InputError(f"rank_pattern must give ranks by name, not {lora.rank_pattern!r}")
+    for rank in lora.rank_pattern.values():
+        check_settings(rank, alpha=1, dropout=0)
     if lora.init == "pissa" and lora.variant != "lora":
         raise InputError(
             "pissa starts plain LoRA; with DoRA A and B start as usual",
             settings=("init", "variant"),
+        )
+    if lora.init == "pissa" and lora.quantize:
+        raise InputError(
+            "pissa takes its start out of W, and a quantised W has lost what that would keep; "
+            "choose one of them",
+            settings=("init", "quantize"),
+        )
+
+
+def check_quantize(method: str, lora: LoRASettings) -> None:
+    """Raise InputError when W is to be quantised by a method that is not `lora`."""
+    if lora.quantize and method != "lora":
+        raise InputError(
+            f"only lora has a W to quantise, which is frozen and used beside A and B; {method} "
+            "works on the base as it is (the method qlora is lora quantised to nf4)",
+            settings=("quantize",),
         )
 
 

@@ -7,10 +7,14 @@ from torch import nn
 
 
 def parameter_counts(model: nn.Module) -> dict[str, int]:
-    """`total` and `trainable` parameters; a tensor shared by two names counts once."""
+    """`total` and `trainable` parameters; a tensor shared by two names counts once.
+
+    Weights that are kept in codes (`llm.lora.quantize`) count in the total.
+    """
     parameters = list(model.parameters())
+    in_codes = sum(getattr(module, "weights_in_codes", 0) for module in model.modules())
     return {
-        "total": sum(p.numel() for p in parameters),
+        "total": sum(p.numel() for p in parameters) + in_codes,
         "trainable": sum(p.numel() for p in parameters if p.requires_grad),
     }
 

@@ -9,7 +9,7 @@ import torch
 
 from llm.data.messages import load_task
 from llm.data.splits import describe, split
-from llm.lora.settings import LoRASettings, check_method, resolve
+from llm.lora.settings import check_method, check_quantize, resolve
 from llm.studies.baselines import baselines
 from llm.studies.summary import means_and_stds, paired_difference
 from llm.studies.worker import run_in_fresh_process
@@ -56,7 +56,9 @@ def compare(
     if not methods:
         raise InputError("no method to compare; name at least one", settings=("methods",))
     for method in methods:
-        check_method(resolve(method, LoRASettings())[0])
+        meant, lora = resolve(method, settings.lora)
+        check_method(meant)
+        check_quantize(meant, lora)
     splits = splits or [settings.split_seed]
     runs, baseline_runs = [], []
     with locked_folder(out) as folder:

@@ -83,6 +83,7 @@ class Fitting:
         training = TrainSettings(
             steps=settings.epochs * per_epoch,
             lr=settings.lr,
+            lr_ratio=settings.lr_ratio if settings.method == "lora" else 1.0,
             evaluate_every=0 if settings.all_messages else per_epoch,
             checkpoint_every=per_epoch,
             keep_best=settings.keep == "best" and not settings.all_messages,
@@ -91,6 +92,8 @@ class Fitting:
             seed=settings.seed,
         )
         identity = {"finetuning": settings.to_dict(), "data": data_sha256, "base": asdict(base)}
+        # The base's own fingerprint is of W as it was before it was put into codes.
+        untouched = body_fingerprint(model) if settings.lora.quantize else base.fingerprint
         lower = on_gpu and settings.precision == "bf16" and settings.method == "lora"
         with frozen_in_bfloat16(model) if lower else nullcontext():
             if lower:
@@ -108,6 +111,7 @@ class Fitting:
             "seed": settings.seed,
             "rank": lora.rank if lora else None,
             "alpha": lora.alpha if lora else None,
+            "quantize": lora.quantize if lora else None,
             "total_parameters": counts["total"],
             "trainable_parameters": counts["trainable"],
             "saved_bytes": 0,
@@ -118,7 +122,7 @@ class Fitting:
             "learning_rate": settings.lr,
             "split_seed": settings.split_seed,
             "kept_epoch": history["best_step"] / per_epoch or settings.epochs,
-            "base_unchanged": body_fingerprint(model) == base.fingerprint,
+            "base_unchanged": body_fingerprint(model) == untouched,
         }
 
     def save(

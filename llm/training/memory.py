@@ -8,6 +8,10 @@ A step holds four kinds of memory. LoRA shrinks two of them to almost nothing:
 * activations: what the forward pass keeps for the backward pass. LoRA needs as many when every
   layer has its A, whose gradient is made of that layer's input. To reach the A and B of the first
   block, gradients flow through all blocks above.
+
+QLoRA shrinks the first: frozen weights of the blocks in 4.13 bits in place of 32, counted here as
+the codes, scales and offsets that they are (`llm.lora.quantize`). Beside what is counted, one
+matrix at a time is there in full while it is multiplied with; embeddings are never in codes.
 """
 
 from collections.abc import Callable

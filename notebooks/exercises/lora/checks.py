@@ -1,32 +1,116 @@
-"""What the checks of the exercises share: compare an answer, and name the mistake.
+"""What the checks of the exercises share: call an answer, compare it, and name the mistake.
 
-nbgrader copies this file along with the notebooks, and puts it back before it grades.
+The checks themselves are in checks_1.py to checks_4.py, one file a notebook. They know the usual
+mistakes; whoever wants to find their own does not look there.
+nbgrader copies these files along with the notebooks, and puts them back before it grades.
 """
 
+import functools
+import linecache
 import os
+import textwrap
+import traceback
+from contextlib import contextmanager
 
-import llm  # noqa: F401  (before torch; llm/__init__.py says why)
-
-# isort: split
 import torch
+
+from llm.model.config import GPTConfig
 
 # Steps of training in a See-it cell; a real run takes some hundreds. A teacher who grades a class
 # sets the variable to 1: no check depends on it.
 STEPS = int(os.environ.get("EXERCISE_STEPS", 30))
 
+# A GPT-2 small enough to look at: three blocks, 16 numbers a token.
+TINY = GPTConfig(vocab_size=61, context_length=24, emb_dim=16, n_heads=2, n_layers=3)
 
-def attempt(function, *inputs, hint):
-    """Call the learner's function; an error in it becomes a hint, "not done yet" stays what it is.
+SIZES = (RuntimeError, IndexError, ValueError)  # what is raised where sizes do not fit
 
-    Returns what the function returns. Raises AssertionError with the hint and Python's words.
+
+class Wrong(AssertionError):
+    """A hint. A notebook shows it and no traceback (IPython asks `_render_traceback_`)."""
+
+    def __init__(self, number: str, text: str):
+        super().__init__(f"{number}: {text}")
+
+    def _render_traceback_(self) -> list[str]:
+        return textwrap.wrap(str(self), 96)
+
+
+class NotSolved(NotImplementedError):
+    """What an exercise that nobody has touched gets."""
+
+    def __init__(self, number: str):
+        super().__init__(
+            f"{number} is not solved yet. Write your code where it says YOUR CODE HERE in the "
+            "cell above, run that cell, and then this one again."
+        )
+
+    _render_traceback_ = Wrong._render_traceback_
+
+
+@contextmanager
+def plainly(number: str):
+    """What goes wrong inside the block is said in a few lines, under the exercise's number."""
+    try:
+        yield
+    except NotImplementedError:
+        raise NotSolved(number) from None
+    except AssertionError as error:
+        raise Wrong(number, str(error)) from None
+    except Exception as error:
+        raise Wrong(
+            number,
+            f"What your code gave back is of another kind than was asked for. {_said(error)}",
+        ) from None
+
+
+def exercise(number: str):
+    """Make a check of a function: it prints that an answer is right, or raises a hint.
+
+    What the function returns is said after the word "right": what the answer makes possible.
+    """
+
+    def decorate(check):
+        @functools.wraps(check)
+        def run(*answers) -> None:
+            with plainly(number):
+                possible = check(*answers)
+            print(textwrap.fill(f"{number}: right. {possible}", 96))
+
+        return run
+
+    return decorate
+
+
+def attempt(function, *inputs, hint="", of=SIZES):
+    """Call the learner's code, and return what it returns.
+
+    Args:
+        hint: what an error probably means,
+        of: if it is one of these. Others are told in Python's own words, with the line.
+
+    Raises:
+        AssertionError: the hint. NotImplementedError where nothing has been written yet.
     """
     try:
         return function(*inputs)
     except NotImplementedError:
         raise
     except Exception as error:
-        words = str(error).strip().splitlines() or [type(error).__name__]
-        raise AssertionError(f"{hint} (Python says: {words[0]})") from error
+        raise AssertionError(_reason(error, hint, of)) from error
+
+
+def pair(found, first: str, second: str):
+    """The two tensors that a function gave back. Raises AssertionError where it gave others."""
+    wanted = f"end your function with `return {first}, {second}`"
+    if found is None:
+        raise AssertionError(f"Nothing came back: {wanted}.")
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        raise AssertionError(f"Two things have to come back: {wanted}. Yours gave {_kind(found)}.")
+    for name, value in zip((first, second), found, strict=True):
+        if not torch.is_tensor(value):
+            raise AssertionError(f"{name} should be a tensor, and yours is {_kind(value)}.")
+    return found
 
 
 def same(found, wanted) -> bool:
@@ -79,3 +163,37 @@ def expect(found, wanted, mistakes=None, what="the result"):
 def _short(value) -> str:
     text = " ".join(str(value.detach() if torch.is_tensor(value) else value).split())
     return text if len(text) <= 160 else text[:157] + "..."
+
+
+def _kind(value) -> str:
+    if torch.is_tensor(value):
+        return f"one tensor of the shape {tuple(value.shape)}"
+    return f"a {type(value).__name__}" + (f" of {len(value)}" if hasattr(value, "__len__") else "")
+
+
+def _reason(error: Exception, hint: str, of) -> str:
+    if hint and isinstance(error, of):
+        return f"{hint} {_said(error)}"
+    if isinstance(error, NameError):
+        return f"Your code uses a name that it does not know. {_said(error)}"
+    if isinstance(error, TypeError) and "cannot assign" in str(error):
+        return (
+            "A layer's weight is a parameter, and no plain tensor can take its place. Change the "
+            f"weight in place, with += or -=, in place of assigning a new one. {_said(error)}"
+        )
+    return f"Your code stopped. {_said(error)}"
+
+
+def _said(error: Exception) -> str:
+    words = str(error).strip().splitlines()
+    named = ": ".join([type(error).__name__, *words[:1]])
+    return f"(Python says {named}{_line(error)})"
+
+
+def _line(error: Exception) -> str:
+    """Where in the learner's cell it happened."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if "ipykernel_" in frame.filename:
+            text = linecache.getline(frame.filename, frame.lineno).strip()
+            return f"; line {frame.lineno} of your cell: {text}"
+    return ""
