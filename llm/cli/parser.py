@@ -140,6 +140,12 @@ def build_parser() -> Parser:
     )
     from_option(merge)
     out_option(merge)
+    merge.add_argument(
+        "--requantize",
+        action="store_true",
+        help="of a folder trained with --quantize: round the merged W to the same levels again, "
+        "and say how far that moves it; without, it is exact",
+    )
 
     export = command(
         "export",

@@ -115,6 +115,20 @@ def merge_and_unload(model: nn.Module) -> None:
     dequantize_linears(model)
 
 
+@torch.no_grad()
+def update_length(model: nn.Module) -> float:
+    """How far merging will move the weights: the length (Frobenius norm) of all updates together.
+
+    A head's is left out.
+    """
+    squares = 0.0
+    for name, layer in lora_layers(model).items():
+        if name != "head":
+            update = layer.merged_weight() - dense(layer.linear)
+            squares += float(update.double().square().sum())
+    return squares**0.5
+
+
 def merged_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """The weights by name as `merge_and_unload` would leave them; the model stays as it is."""
     state = {name: x for name, x in model.state_dict().items() if ".lora." not in name}
