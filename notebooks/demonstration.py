@@ -17,7 +17,10 @@ FOR, AGAINST = "213, 94, 0", "0, 114, 178"
 CELL = "padding:6px 14px 6px 0; vertical-align:top; text-align:left; background:none"
 WRAP = "overflow-wrap:anywhere; white-space:normal"  # a word of 500 letters, too
 
-PAUSE = 0.15  # seconds without a key, after which the message is answered
+# Spam to the shipped adapter, and ham without the telephone number.
+OPENING = "WINNER!! You have won a free phone, can you call us on 09061701461 before tomorrow"
+
+PAUSE = 0.12  # seconds without a key, after which the message is answered
 BREATH = 0.01  # seconds between two drawings, in which a key is heard
 
 

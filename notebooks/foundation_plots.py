@@ -11,7 +11,7 @@ import llm  # noqa: F401  (before torch; llm/__init__.py says why)
 import torch
 from matplotlib.figure import Figure
 
-from llm.figures.style import BLUE, ORANGE, SKY, new_figure
+from llm.figures.style import BLUE, GREEN, GREY, ORANGE, PINK, SKY, YELLOW, new_figure
 
 # Tokens ------------------------------------------------------------------------------------------
 
@@ -112,6 +112,112 @@ def cosines_figure(tables: dict[str, torch.Tensor], tokens: Sequence[str]) -> Fi
         panel.set(title=title)
         panel.grid(visible=False)
     figure.colorbar(image, ax=panels, shrink=0.7, label="cosine (1 on the diagonal)", extend="max")
+    return figure
+
+
+# Attention ---------------------------------------------------------------------------------------
+
+
+def attention_steps_figure(
+    scores: torch.Tensor, masked: torch.Tensor, weights: torch.Tensor, tokens: Sequence[str]
+) -> Figure:
+    """Scores, the same with the future struck out, and the weights; (tokens, tokens) each."""
+    figure, panels = new_figure(1, 3, width=13, height=4.9)
+    low, high = float(scores.min()), float(scores.max())
+    for panel, table, title in zip(panels, (scores, masked), ("scores", "the future struck out")):
+        image = panel.imshow(table, cmap="cividis", vmin=low, vmax=high)
+        panel.set(title=title)
+        _name_tokens(panel, tokens)
+    figure.colorbar(image, ax=panels[:2], location="bottom", shrink=0.5, label="score")
+    # The square root shows small weights too; the colour bar tells the weights themselves.
+    image = panels[2].imshow(weights.sqrt(), cmap="Blues", vmin=0, vmax=1)
+    panels[2].set(title="weights")
+    _name_tokens(panels[2], tokens)
+    bar = figure.colorbar(image, ax=panels[2], location="bottom", label="weight (%)")
+    bar.set_ticks([0, 0.1**0.5, 0.25**0.5, 0.5**0.5, 1], labels=["0", "10", "25", "50", "100"])
+    panels[0].set_ylabel("token")
+    for panel in panels:
+        panel.set_xlabel("listens to")
+    return figure
+
+
+def heads_figure(tables: torch.Tensor, tokens: Sequence[str]) -> Figure:
+    """Where every head looks, and three heads in full; (blocks, heads, tokens, tokens) weights."""
+    blocks, heads, n, _ = tables.shape
+    rows = tables[..., 1:, :]  # the first token has no choice
+    shares = {
+        "the first token": rows[..., 0].mean(-1),
+        "itself": rows.diagonal(1, 2, 3).mean(-1),
+        "the one before": rows[..., 1:, :].diagonal(1, 2, 3).mean(-1),
+    }
+    figure = new_figure(width=12, height=8.4)[0]
+    figure.clear()
+    upper, lower = figure.subfigures(2, 1, height_ratios=(1, 1.35))
+    panels = upper.subplots(1, len(shares), sharey=True)
+    for panel, (title, share) in zip(panels, shares.items()):
+        image = panel.imshow(100 * share.T, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+        panel.set(title=f"looks at {title}", xlabel="block")
+        panel.set(xticks=range(blocks), yticks=range(heads))
+        panel.grid(visible=False)
+    panels[0].set_ylabel("head")
+    upper.colorbar(image, ax=panels, label="share of its weights (%)")
+    chosen = [divmod(int(share.argmax()), heads) for share in shares.values()]
+    for panel, (block, head) in zip(lower.subplots(1, len(chosen)), chosen):
+        panel.imshow(tables[block, head].sqrt(), cmap="Blues", vmin=0, vmax=1)
+        panel.set(title=f"block {block}, head {head}", xlabel="listens to")
+        _name_tokens(panel, tokens)
+    return figure
+
+
+def _name_tokens(panel, tokens: Sequence[str]) -> None:
+    names = [shown(token) for token in tokens]
+    panel.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    panel.set_yticks(range(len(names)), names, fontsize=7)
+    panel.grid(visible=False)
+
+
+# The whole model ---------------------------------------------------------------------------------
+
+
+def path_figure(sizes: list[list[float]], right: dict[str, list[float]]) -> Figure:
+    """What each block adds to the path, and what the model would say if it stopped there.
+
+    sizes: a block: length of the path, of what attention adds, of what feed-forward adds.
+    right: place -> probability of the true next token after the embedding and each block.
+    """
+    figure, (left, panel) = new_figure(1, 2, width=11, height=3.8)
+    blocks = range(len(sizes))
+    names = ("the path before the block", "attention adds", "feed-forward adds")
+    for values, name, colour, marker in zip(zip(*sizes), names, (GREY, BLUE, GREEN), "osD"):
+        left.plot(blocks, values, f"{marker}-", color=colour, markersize=5, label=name)
+    left.set(xlabel="block", ylabel="length of the vectors (mean)", ylim=(0, None))
+    left.set(xticks=blocks, title="What a block adds")
+    left.legend()
+    for (name, values), colour, marker in zip(right.items(), (ORANGE, PINK), "o^"):
+        percent = [100 * value for value in values]
+        places = range(-1, len(values) - 1)
+        panel.plot(places, percent, f"{marker}-", color=colour, markersize=5, label=f"after {name}")
+    panel.set(xlabel="stopped after block (-1: the embedding)", title="If the model stopped early")
+    panel.set(ylabel="true next token (%)", yscale="log", xticks=range(-1, len(sizes)))
+    panel.legend()
+    return figure
+
+
+def parts_figure(counts: dict[str, dict[str, int]]) -> Figure:
+    """The share of each part in each preset's parameters."""
+    figure, axes = new_figure(width=9, height=3.6)
+    left = [0.0] * len(counts)
+    totals = [sum(parts.values()) for parts in counts.values()]
+    for part, colour in zip(next(iter(counts.values())), (ORANGE, YELLOW, BLUE, GREEN, GREY)):
+        shares = [100 * parts[part] / total for parts, total in zip(counts.values(), totals)]
+        axes.barh(range(len(counts)), shares, 0.65, left, color=colour, label=part)
+        left = [start + share for start, share in zip(left, shares)]
+    names = [f"{name}: {total / 1e6:,.0f} M" for name, total in zip(counts, totals)]
+    axes.set_yticks(range(len(counts)), names)
+    axes.invert_yaxis()
+    axes.set(xlabel="share of the parameters (%)", xlim=(0, 100))
+    axes.grid(axis="y", visible=False)
+    figure.legend(loc="outside upper center", ncols=5, fontsize=9)
     return figure
 
 

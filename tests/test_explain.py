@@ -5,7 +5,7 @@ import math
 import demonstration as in_notebook
 import pytest
 import torch
-from demonstration import page
+from demonstration import OPENING, page
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from small import write_adapter, write_base, write_messages
@@ -14,8 +14,6 @@ from llm.inference.adapters import Adapters
 from llm.inference.explain import explain, explanations
 from llm.model.attention import MultiHeadAttention
 from llm.utils.paths import BUNDLED
-
-OPENING = "WINNER!! You have won a free phone, can you call us on 09061701461 before tomorrow"
 
 
 @pytest.fixture(scope="module")

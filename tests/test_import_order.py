@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PROGRAMS = [*ROOT.glob("chapters/*.py"), *ROOT.glob("notebooks/**/*.py")]
+# The files of checks are imported by notebooks alone, and there after llm.
+PROGRAMS = [*ROOT.glob("chapters/*.py"), *ROOT.glob("notebooks/*.py")]
 NOTEBOOKS = [path for path in ROOT.glob("notebooks/**/*.ipynb") if ".ipynb_" not in str(path)]
-BRING_TORCH = {"torch", "transformers", "peft", "bitsandbytes"}
+BRING_TORCH = {"torch", "transformers", "peft", "bitsandbytes", "checks"}
+BRING_TORCH |= {f"checks_{number}" for number in range(1, 6)}
 
 
 def source(path):

@@ -154,7 +154,8 @@ def predict(options) -> None:
 def merge(options) -> None:
     """Fold an adapter into its base."""
     from llm.formats.finetuned import load_finetuned, save_finetuned
-    from llm.lora.inject import lora_layers, merge_and_unload
+    from llm.lora.inject import lora_layers, merge_and_unload, update_length
+    from llm.lora.quantized_linear import round_linears
 
     if Path(options.out).resolve() == Path(options.folder).resolve():
         raise InputError(
@@ -164,11 +165,29 @@ def merge(options) -> None:
     model, _, record = load_finetuned(options.folder)
     if not lora_layers(model):
         raise InputError(f"{options.folder} has no LoRA layers ({record.method}); nothing to do")
+    if options.requantize and not record.quantize:
+        raise InputError(
+            f"{options.folder} was trained on a base in full precision; there is nothing to "
+            "requantise to",
+            settings=("requantize",),
+        )
+    moved = {"update": update_length(model)} if options.requantize else {}
     merge_and_unload(model)
+    if options.requantize:
+        moved["rounding"] = round_linears(model, record.quantize)
     model.requires_grad_(True)  # all of it is stored
     save_finetuned(options.out, model, record.merged(options.folder))
-    answer = {"out": options.out, "parameters": sum(p.numel() for p in model.parameters())}
+    parameters = sum(p.numel() for p in model.parameters())
+    answer = {"out": options.out, "parameters": parameters, **moved}
     print(json.dumps(answer) if options.json else f"written: {options.out}, a plain model")
+    if moved:
+        _say(
+            options,
+            f"the adapter moves W by {moved['update']:.3g}, rounding to {record.quantize} by "
+            f"{moved['rounding']:.3g} (lengths of all changes together)",
+        )
+    elif record.quantize:
+        _say(options, f"its W is the numbers that {record.quantize} stood for, and the update")
 
 
 def export(options) -> None:
@@ -177,6 +196,15 @@ def export(options) -> None:
 
     written = export_folder(options.format, options.out, options.folder, options.model)
     print(json.dumps(written) if options.json else f"written: {options.out}")
+    kind = written["quantize"]
+    if kind and options.format == "peft":
+        _say(
+            options,
+            f"the adapter was trained on the base in {kind}: on the base as it is, it answers a "
+            "little differently",
+        )
+    elif kind:
+        _say(options, f"its W is the numbers that {kind} stood for, and the update")
 
 
 def import_adapter(options) -> None:

@@ -103,6 +103,20 @@ def lora_options(parser: Parser) -> None:
         help=f"layers to adapt, or all; default: {','.join(BLOCK_TARGETS)}",
     )
     group.add_argument(
+        "--layers",
+        type=_layers,
+        metavar="N,N",
+        help="blocks to adapt, from 0; default: all. With --bpe-dropout 0 those below are computed "
+        "once",
+    )
+    group.add_argument(
+        "--rank-pattern",
+        type=_rank_pattern,
+        default={},
+        metavar="NAME=N,...",
+        help="kinds of layer with another rank than --rank; default: none",
+    )
+    group.add_argument(
         "--lora-dropout",
         dest="dropout",
         metavar="P",
@@ -174,6 +188,12 @@ def finetuning_options(parser: Parser) -> None:
         "--lr", type=float, help=f"highest learning rate; default: {rates}; to write: {writing}"
     )
     group.add_argument(
+        "--lr-ratio",
+        type=float,
+        default=usual.lr_ratio,
+        help="LoRA+: how many times as fast B learns as A; default: 1",
+    )
+    group.add_argument(
         "--recipe",
         choices=RECIPES,
         default="default",
@@ -243,6 +263,15 @@ def pretraining_options(parser: Parser) -> None:
 
 def _same_place(one: str, other: str) -> bool:
     return Path(one).resolve() == Path(other).resolve()
+
+
+def _layers(text: str) -> list[int]:
+    return sorted({whole(number) for number in names(text)})
+
+
+def _rank_pattern(text: str) -> dict[str, int]:
+    pairs = [part.partition("=") for part in names(text)]
+    return {name.strip(): positive(rank) for name, _, rank in pairs}
 
 
 def names(text: str) -> list[str]:

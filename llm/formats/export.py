@@ -23,7 +23,9 @@ def export_folder(
         model: a base (`transformers` only).
 
     Returns:
-        `{"format": ..., "out": ..., "base": ...}`; base is None for `transformers`.
+        `{"format": ..., "out": ..., "base": ..., "quantize": ...}`; base is None for
+        `transformers`; quantize is what the base was kept in while the adapter was trained, or
+        None. For `peft` that base is written, or named, as it was before.
 
     Raises:
         InputError: anything about the folders, or a model without an adapter for `peft`.
@@ -35,7 +37,7 @@ def export_folder(
         raise InputError(
             f"{out} is what is to be exported; choose another folder", settings=("out",)
         )
-    written = {"format": format, "out": str(out), "base": None}
+    written = {"format": format, "out": str(out), "base": None, "quantize": None}
     if folder is None:
         if format == "peft":
             raise InputError(
@@ -45,6 +47,7 @@ def export_folder(
         export_transformers(load_base(model), load_tokenizer(model), out)
         return written
     adapted, tokenizer, record = load_finetuned(folder)
+    written["quantize"] = record.quantize
     if not record.writes and record.pool != "last":
         raise InputError(
             f"{folder} reads the mean of a message's tokens, and the GPT-2 classifier of "

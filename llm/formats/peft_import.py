@@ -18,6 +18,7 @@ from llm.formats.peft_export import CONFIG, PREFIX, TASK_TYPES, WEIGHTS, row_len
 from llm.formats.transformers import CONV1D
 from llm.lora.inject import lora_layers, replace_linear_with_lora
 from llm.lora.layer import dense
+from llm.lora.placement import block_of
 from llm.model.classifier import GPTClassifier
 from llm.model.gpt import GPTModel
 from llm.utils.errors import InputError
@@ -77,7 +78,12 @@ def import_peft(model: GPTClassifier | GPTModel, folder: str | Path) -> dict:
     for name, pair in factors.items():
         updates |= _cut(name, pair, _scale(name, len(pair["A"]), config), model, folder / WEIGHTS)
 
-    rank = max(update.A.shape[1] for update in updates.values())
+    ranks: dict[str, int] = {}  # by kind of layer: the largest of its blocks
+    for name, update in updates.items():
+        kind = name.rpartition(".")[2]
+        ranks[kind] = max(ranks.get(kind, 0), update.A.shape[1])
+    rank = max(ranks.values())
+    blocks = sorted({block_of(name) for name in updates})
     common = Counter(update.scale for update in updates.values()).most_common(1)[0][0]
     settings = {
         "rank": rank,
@@ -86,11 +92,13 @@ def import_peft(model: GPTClassifier | GPTModel, folder: str | Path) -> dict:
             name
             for names in CONV1D.values()
             for name in (full.rpartition(".")[2] for full in names)
-            if any(update.endswith(f".{name}") for update in updates)
+            if name in ranks
         ],
         "dropout": float(config.get("lora_dropout") or 0.0),
         "rslora": rslora,
         "variant": "dora" if dora else "lora",
+        "layers": blocks if len(blocks) < model.config.n_layers else None,
+        "rank_pattern": {name: its for name, its in ranks.items() if its != rank},
     }
     replace_linear_with_lora(model, **settings)
     with torch.no_grad():

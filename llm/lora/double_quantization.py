@@ -59,6 +59,15 @@ def dynamic_levels(device: torch.device | str = "cpu") -> torch.Tensor:
     return torch.cat(levels).sort().values.to(device)
 
 
+def without_numbers(shape, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """A tensor that has a shape alone, as everything on the meta device has.
+
+    To compute shapes there by the usual operations would have PyTorch load its compiler: two
+    seconds.
+    """
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
 class DoubleQuantized(nn.Module):
     """Positive numbers (n,) as 8-bit codes (n,), a scale a block (ceil(n / 256),), and an offset.
 
@@ -68,14 +77,17 @@ class DoubleQuantized(nn.Module):
 
     def __init__(self, numbers: torch.Tensor):
         super().__init__()
+        self.register_buffer("codes", without_numbers(len(numbers), torch.uint8))
+        self.register_buffer("scales", without_numbers(math.ceil(len(numbers) / BLOCK)))
+        self.register_buffer("offset", without_numbers(()))
+        if numbers.is_meta:
+            return
         offset = numbers.mean()
         blocks = F.pad(numbers - offset, (0, -len(numbers) % BLOCK)).view(-1, BLOCK)
         scales = blocks.abs().amax(dim=1)
         scaled = blocks * (1.0 / scales.clamp(min=1e-38))[:, None]
         codes = nearest(scaled.view(-1), dynamic_levels(numbers.device))
-        self.register_buffer("codes", codes[: len(numbers)].clone())
-        self.register_buffer("scales", scales)
-        self.register_buffer("offset", offset)
+        self.codes, self.scales, self.offset = codes[: len(numbers)].clone(), scales, offset
 
     def forward(self) -> torch.Tensor:
         """The numbers that the codes stand for: (n,)."""

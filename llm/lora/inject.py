@@ -1,6 +1,6 @@
 """Putting LoRA layers into a model, and taking them out again."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -8,12 +8,8 @@ from torch import nn
 from llm.lora.dora import LinearWithDoRA
 from llm.lora.layer import LinearWithLoRA, dense
 from llm.lora.pissa import start_from_principal_part
-from llm.lora.quantized_linear import (
-    QuantizedLinear,
-    dequantize_linears,
-    quantize_linears,
-    quantized_layers,
-)
+from llm.lora.placement import places
+from llm.lora.quantized_linear import dequantize_linears, quantize_linears, quantized_layers
 from llm.lora.settings import BLOCK_TARGETS, LoRASettings, check_choices, check_settings
 from llm.utils.errors import InputError
 
@@ -29,6 +25,8 @@ def replace_linear_with_lora(
     variant: str = "lora",
     init: str = "default",
     quantize: str | None = None,
+    layers: Sequence[int] | None = None,
+    rank_pattern: Mapping[str, int] | None = None,
 ) -> list[str]:
     """Put a LoRA layer beside every Linear that `targets` names, in place.
 
@@ -43,6 +41,8 @@ def replace_linear_with_lora(
         init: "default", or "pissa" for the start of `llm.lora.pissa`.
         quantize: keep the frozen W of all Linears but the head's in few bits: "nf4" or "int8"
             (`llm.lora.quantized_linear`).
+        layers, rank_pattern: see `llm.lora.placement.places`. Alpha is the same everywhere, so a
+            layer's scale is alpha / its own rank.
 
     Returns:
         the full names of the replaced layers, in the model's order.
@@ -52,41 +52,36 @@ def replace_linear_with_lora(
             setting out of range. Nothing is changed then.
     """
     check_settings(rank, alpha, dropout)
-    check_choices(LoRASettings(variant=variant, init=init, quantize=quantize))
+    check_choices(
+        LoRASettings(
+            variant=variant,
+            init=init,
+            quantize=quantize,
+            layers=layers,
+            rank_pattern=rank_pattern or {},
+        )
+    )
     if any(isinstance(module, LinearWithLoRA) for module in model.modules()):
         raise InputError("the model has LoRA layers already; merge them before adding others")
-    kinds = (nn.Linear, QuantizedLinear)
-    linears = [name for name, module in model.named_modules() if isinstance(module, kinds)]
-    known = list(dict.fromkeys(name.rpartition(".")[2] for name in linears))
-    wanted = known if targets == "all" else [targets] if isinstance(targets, str) else list(targets)
-    unknown = [name for name in wanted if name not in known]
-    if unknown or not wanted:
-        raise InputError(
-            f"no Linear layer is called {', '.join(unknown) or '(nothing)'}; "
-            f"choose from {', '.join(known)}, or all"
-        )
-    replaced = [name for name in linears if name.rpartition(".")[2] in wanted]
-    widest = max(max(model.get_submodule(name).weight.shape) for name in replaced)
-    if rank > widest:
-        raise InputError(f"rank {rank} is too large: no layer here has more than {widest} of it")
-    for name in replaced:
+    ranks = places(model, rank, targets, layers, rank_pattern)
+    for name, its_rank in ranks.items():
         most = min(model.get_submodule(name).weight.shape)
-        if init == "pissa" and rank > most:
-            raise InputError(f"pissa at rank {rank}: {name} has {most} singular values only")
+        if init == "pissa" and its_rank > most:
+            raise InputError(f"pissa at rank {its_rank}: {name} has {most} singular values only")
     if freeze:
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_("head" not in wanted and name.startswith("head."))
+            parameter.requires_grad_("head" not in ranks and name.startswith("head."))
     if quantize:
         quantize_linears(model, quantize)
     kind = {"lora": LinearWithLoRA, "dora": LinearWithDoRA}[variant]
-    for name in replaced:
+    for name, its_rank in ranks.items():
         parent, _, child = name.rpartition(".")
         owner = model.get_submodule(parent)
-        layer = kind(getattr(owner, child), rank, alpha, dropout, rslora)
+        layer = kind(getattr(owner, child), its_rank, alpha, dropout, rslora)
         setattr(owner, child, layer)
         if init == "pissa":
             start_from_principal_part(layer)
-    return replaced
+    return list(ranks)
 
 
 def lora_layers(model: nn.Module) -> dict[str, LinearWithLoRA]:
@@ -118,6 +113,20 @@ def merge_and_unload(model: nn.Module) -> None:
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer.linear)
     dequantize_linears(model)
+
+
+@torch.no_grad()
+def update_length(model: nn.Module) -> float:
+    """How far merging will move the weights: the length (Frobenius norm) of all updates together.
+
+    A head's is left out.
+    """
+    squares = 0.0
+    for name, layer in lora_layers(model).items():
+        if name != "head":
+            update = layer.merged_weight() - dense(layer.linear)
+            squares += float(update.double().square().sum())
+    return squares**0.5
 
 
 def merged_state(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -19,6 +19,7 @@ from torch import nn
 
 from llm.lora.fused import fuse
 from llm.lora.inject import replace_linear_with_lora
+from llm.lora.placement import frozen_blocks
 from llm.lora.settings import METHODS as METHODS  # offered here too
 from llm.lora.settings import LoRASettings, check_method, check_quantize, resolve
 from llm.model.classifier import GPTClassifier
@@ -52,12 +53,12 @@ def apply_method(
     writes = isinstance(model, GPTModel)
     if writes and method == "head":
         raise InputError("a model that writes has no head to train", settings=("method=lora",))
+    n_layers = model.config.n_layers
     if method == "lora":
-        replace_linear_with_lora(model, **asdict(lora))
+        adapted = replace_linear_with_lora(model, **asdict(lora))
         if fast:
             fuse(model)
-        return 0
-    n_layers = model.config.n_layers
+        return frozen_blocks(adapted, n_layers)
     body, head = (model, []) if writes else (model.body, [model.head])
     trained: dict[str, list[nn.Module]] = {
         "full": [model],

@@ -102,4 +102,6 @@ def as_plain_lora(model: nn.Module, settings: LoRASettings) -> LoRASettings:
                 layer.lora = LoRALayer(*sizes, old.dropout.p, old.rslora, A.dtype)
             layer.lora.A.data, layer.lora.B.data = A.detach(), B.detach()
             layer.lora.train(old.training)
-    return replace(settings, init="default", rank=2 * settings.rank, alpha=factor * settings.alpha)
+    pattern = {name: 2 * rank for name, rank in settings.rank_pattern.items()}
+    twice = {"rank": 2 * settings.rank, "alpha": factor * settings.alpha, "rank_pattern": pattern}
+    return replace(settings, init="default", **twice)

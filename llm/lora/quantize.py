@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from llm.lora.double_quantization import DoubleQuantized, nearest
+from llm.lora.double_quantization import DoubleQuantized, nearest, without_numbers
 from llm.utils.errors import InputError
 
 # `normal_levels`, rounded once and for all: another version of SciPy may round otherwise, and what
@@ -111,10 +111,14 @@ class Int8Weight(QuantizedWeight):
 
     def __init__(self, weight: torch.Tensor):
         super().__init__(weight)
-        rows = weight.detach().reshape(-1, weight.shape[-1]).float()
-        scales = rows.abs().amax(dim=1)
-        codes = torch.round(rows * (127.0 / scales.clamp(min=TINY))[:, None])
-        self.register_buffer("codes", codes.to(torch.int8))
+        rows = weight.detach().reshape(-1, weight.shape[-1])
+        if weight.is_meta:
+            codes, scales = without_numbers(rows.shape, torch.int8), without_numbers(rows.shape[:1])
+        else:
+            rows = rows.float()
+            scales = rows.abs().amax(dim=1)
+            codes = torch.round(rows * (127.0 / scales.clamp(min=TINY))[:, None]).to(torch.int8)
+        self.register_buffer("codes", codes)
         self.register_buffer("scales", scales)
 
     def dequantize(self) -> torch.Tensor:
@@ -135,7 +139,16 @@ class NF4Weight(QuantizedWeight):
         if not isinstance(block, int) or block < 1:
             raise InputError(f"a block has a whole number of weights, at least 1, not {block!r}")
         self.block = block
-        flat = weight.detach().reshape(-1).float()
+        codes, scales = self._without_numbers() if weight.is_meta else self._quantized(weight)
+        self.register_buffer("codes", codes)
+        if double:
+            self.scales = DoubleQuantized(scales)
+        else:
+            self.register_buffer("scales", scales)
+
+    def _quantized(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Codes and scales of a matrix."""
+        flat, block = weight.detach().reshape(-1).float(), self.block
         short = len(flat) % block
         blocks = F.pad(flat, (0, -len(flat) % block)).view(-1, block)  # filled up with zeros
         scales = blocks.abs().amax(dim=1)
@@ -146,11 +159,12 @@ class NF4Weight(QuantizedWeight):
         numbers = nearest(scaled.view(-1), _levels(flat.device))
         numbers = F.pad(numbers, (0, len(numbers) % 2), value=NF4_LEVELS.index(0.0))
         packed = (numbers[::2] << 4) | numbers[1::2]
-        self.register_buffer("codes", packed[: math.ceil(len(flat) / 2)].clone())
-        if double:
-            self.scales = DoubleQuantized(scales)
-        else:
-            self.register_buffer("scales", scales)
+        return packed[: math.ceil(len(flat) / 2)].clone(), scales
+
+    def _without_numbers(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Their shapes, on the meta device."""
+        codes = without_numbers(math.ceil(self.numel() / 2), torch.uint8)
+        return codes, without_numbers(math.ceil(self.numel() / self.block))
 
     def block_scales(self) -> torch.Tensor:
         """(blocks,) float32, as `dequantize` uses them."""

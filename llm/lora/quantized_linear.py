@@ -102,6 +102,22 @@ def dequantize_linears(model: nn.Module) -> None:
         _put(model, name, layer.dequantized())
 
 
+@torch.no_grad()
+def round_linears(model: nn.Module, kind: str) -> float:
+    """Round W of every Linear of the blocks to what codes of `kind` can stand for, in place.
+
+    Returns:
+        how far that moves the weights: the length (Frobenius norm) of all differences together.
+    """
+    squares = 0.0
+    for name, linear in model.named_modules():
+        if isinstance(linear, nn.Linear) and name != "head":
+            rounded = KINDS[kind](linear.weight).dequantize()
+            squares += float((rounded - linear.weight).double().square().sum())
+            linear.weight.copy_(rounded)
+    return squares**0.5
+
+
 def quantized_layers(model: nn.Module) -> dict[str, QuantizedLinear]:
     """The quantised layers of a model by their full name."""
     layers = model.named_modules()

@@ -35,6 +35,8 @@ class LoRASettings:
     variant: str = "lora"
     init: str = "default"
     quantize: str | None = None  # of QUANTIZATIONS; None: W as it is
+    layers: list[int] | None = None  # blocks, from 0; None: all
+    rank_pattern: dict[str, int] = field(default_factory=dict)  # by kind of layer, where not `rank`
 
     def to_dict(self) -> dict:
         """As plain JSON, without what came later and is as it always was.
@@ -69,6 +71,19 @@ def check_choices(lora: LoRASettings) -> None:
             choices = [choice for choice in choices if choice]
             wanted = " or ".join(choices)
             raise InputError(f"{name} must be {wanted}, not {found!r}", settings=(name,))
+    numbers = lora.layers
+    if numbers is not None and not (
+        isinstance(numbers, list | tuple)
+        and numbers
+        and all(isinstance(number, int) and number >= 0 for number in numbers)
+    ):
+        raise InputError(
+            f"layers must be numbers of blocks, from 0, not {numbers!r}", settings=("layers",)
+        )
+    if not isinstance(lora.rank_pattern, dict):
+        raise InputError(f"rank_pattern must give ranks by name, not {lora.rank_pattern!r}")
+    for rank in lora.rank_pattern.values():
+        check_settings(rank, alpha=1, dropout=0)
     if lora.init == "pissa" and lora.variant != "lora":
         raise InputError(
             "pissa starts plain LoRA; with DoRA A and B start as usual",

@@ -37,6 +37,7 @@ class GPTClassifier(nn.Module):
         self.head = nn.Linear(config.emb_dim, n_classes)
         self.n_classes = n_classes
         self.packed: bool | None = None  # chooses the layout; None: packed unless on a GPU
+        self.pad_to = 1  # of `llm.model.layouts.Packed`
         self.last_block = last_tokens_of_block  # `llm.training.speed` puts a compiled one here
         if self.head.weight.device.type != "meta":
             nn.init.normal_(self.head.weight, std=0.02)
@@ -64,7 +65,7 @@ class GPTClassifier(nn.Module):
 
     def embed(self, ids: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, Layout]:
         """Ids -> what enters the first block, (batch, tokens, emb_dim), and its layout."""
-        return lay_out(self.body, ids, lengths, self.packed)
+        return lay_out(self.body, ids, lengths, self.packed, self.pad_to)
 
     def from_hidden(self, x: torch.Tensor, layout: Layout, start: int = 0) -> torch.Tensor:
         """Class scores from hidden states.

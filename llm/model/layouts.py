@@ -95,10 +95,11 @@ class Packed:
 
     Args:
         lengths: (batch,) tokens of each message.
+        pad_to: what attention pads groups of messages to a multiple of (`llm.model.groups`).
     """
 
-    def __init__(self, lengths: torch.Tensor):
-        self.lengths = lengths
+    def __init__(self, lengths: torch.Tensor, pad_to: int = 1):
+        self.lengths, self.pad_to = lengths, pad_to
 
     @cached_property
     def _lengths(self) -> list[int]:
@@ -106,7 +107,7 @@ class Packed:
 
     @cached_property
     def _groups(self) -> LengthGroups:
-        return LengthGroups(self._lengths)
+        return LengthGroups(self._lengths, self.pad_to)
 
     def attend(
         self,
@@ -119,7 +120,7 @@ class Packed:
 
         In a call for each group of messages of like length; `llm.model.groups` says why.
         """
-        if len(self._lengths) == 1:
+        if len(self._lengths) == 1 and self.pad_to == 1:
             return causal(queries, keys, values, dropout_p)
         dtype = queries.dtype
         lower = dtype is torch.bfloat16 and not queries.is_cuda
@@ -187,7 +188,11 @@ Layout = PaddedRows | Packed
 
 
 def lay_out(
-    body: "GPTModel", ids: torch.Tensor, lengths: torch.Tensor, packed: bool | None = None
+    body: "GPTModel",
+    ids: torch.Tensor,
+    lengths: torch.Tensor,
+    packed: bool | None = None,
+    pad_to: int = 1,
 ) -> tuple[torch.Tensor, Layout]:
     """What enters the first block, (batch, tokens, emb_dim), and its layout.
 
@@ -195,6 +200,7 @@ def lay_out(
         ids: (batch, longest) token ids, padded on the right with any token.
         lengths: (batch,) real tokens in each row, at least 1.
         packed: chooses the layout; None: packed unless on a GPU.
+        pad_to: see `Packed`.
 
     Raises:
         InputError: a row is longer than the context; `llm.data` cuts messages and documents.
@@ -208,7 +214,7 @@ def lay_out(
     if ids.is_cuda if packed is None else not packed:
         return body.embed(ids, positions), PaddedRows(lengths)
     real = positions < lengths[:, None]  # (batch, longest)
-    return body.embed(ids[real][None], positions[real][None]), Packed(lengths)
+    return body.embed(ids[real][None], positions[real][None]), Packed(lengths, pad_to)
 
 
 def read_all(body: "GPTModel", x: torch.Tensor, layout: Layout, start: int = 0) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """The task of telling messages apart, for the loop in `llm.training.loop`.
 
 Blocks that are never trained, below the first trainable one, make the same of a message every
-time. `head` and `last_block` therefore send each message through them once and train on what
-came out: the frozen blocks cost one forward pass in all, not one an epoch.
+time. `head`, `last_block` and LoRA in the upper blocks therefore send each message through them
+once and train on what came out: the frozen blocks cost one forward pass in all, not one an epoch.
 """
 
 import math
@@ -123,7 +123,7 @@ class ClassificationTask:
         if weighted.hidden is None:
             x, layout = model.embed(batch.ids, batch.lengths)
         else:
-            x, layout = weighted.hidden, Packed(weighted.hidden_lengths)
+            x, layout = weighted.hidden, Packed(weighted.hidden_lengths, model.pad_to)
         x = model.all_tokens(x, layout, self.start)
         logits = model.answer(model.pooled(x, layout))  # (batch, n_classes)
         loss = F.cross_entropy(logits.float(), batch.labels, reduction="sum")
@@ -163,7 +163,7 @@ class ClassificationTask:
             return model(batch.ids, batch.lengths)
         if self.all_frozen:
             return model.answer(hidden[0])
-        return model.from_hidden(hidden, Packed(lengths), self.start)
+        return model.from_hidden(hidden, Packed(lengths, model.pad_to), self.start)
 
 
 @torch.no_grad()

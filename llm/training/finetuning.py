@@ -34,6 +34,8 @@ from llm.utils.errors import InputError
 from llm.utils.files import locked_folder, remove
 from llm.utils.paths import EVERYDAY
 
+PAD_TO = 16  # tokens: `llm.model.groups` says why
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -161,6 +163,12 @@ def _finetune(settings, out, resume, device, quiet, report) -> RunRecord:
     model, start, base = build_classifier(settings, device)
     if report and not quiet and distributed.is_main_process():
         print(data.report(), file=sys.stderr)
+    if settings.method == "lora" and start:
+        # What the frozen blocks make of a message is then the same in any batch, to the last bit,
+        # and so is training on it. Messages that are cut into other tokens each epoch, or dropout,
+        # leave nothing to keep: the frozen blocks then run at each step, without a backward pass.
+        model.pad_to = PAD_TO
+        start = 0 if data.cut_anew or config.drop_rate else start
     started = time.perf_counter()
     task = ClassificationTask(  # sends the messages through the frozen blocks, if there are any
         model,

@@ -83,6 +83,7 @@ class Fitting:
         training = TrainSettings(
             steps=settings.epochs * per_epoch,
             lr=settings.lr,
+            lr_ratio=settings.lr_ratio if settings.method == "lora" else 1.0,
             evaluate_every=0 if settings.all_messages else per_epoch,
             checkpoint_every=per_epoch,
             keep_best=settings.keep == "best" and not settings.all_messages,

@@ -100,8 +100,12 @@ def train(
 
 
 def _chosen(settings: TrainSettings) -> dict:
-    """The settings that make a run what it is: with CUDA graphs or without, it is the same run."""
-    return {key: value for key, value in asdict(settings).items() if key != "cuda_graphs"}
+    """The settings that make a run what it is: with CUDA graphs or without, it is the same run.
+
+    A checkpoint from before there was a ratio of rates is one with the ratio 1.
+    """
+    left_out = ["cuda_graphs"] + ["lr_ratio"] * (settings.lr_ratio == 1)
+    return {key: value for key, value in asdict(settings).items() if key not in left_out}
 
 
 def _is_due(step: int, every: int, steps: int) -> bool:

@@ -61,6 +61,7 @@ class FinetuneSettings:
     epochs: int = 2
     batch_size: int | None = None  # messages; None: BATCH_SIZE, to write WRITING_BATCH_SIZE
     lr: float | None = None  # None: what LEARNING_RATES or WRITING_RATES says
+    lr_ratio: float = 1.0  # LoRA+: the rate of B, times that of A; see `llm.training.step`
     precision: str = "fp32"
     seed: int = 0  # of the head, of A and of the order of the messages
     split_seed: int = 0  # of the split into training, validation and test messages
@@ -100,6 +101,7 @@ class FinetuneSettings:
             object.__setattr__(self, "lr", rates[self.method])
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise InputError(f"the learning rate must be a positive number, not {self.lr}")
+        check_ratio(self.lr_ratio)
 
     @property
     def writes(self) -> bool:
@@ -136,6 +138,7 @@ class FinetuneSettings:
         Folders from before models could write are known again by it.
         """
         unused = CLASSIFYING if self.writes else WRITING_ALONE
+        unused += ("lr_ratio",) if self.lr_ratio == 1 else ()
         known = {name: value for name, value in asdict(self).items() if name not in unused}
         return {**known, "lora": self.lora.to_dict()}
 
@@ -198,6 +201,7 @@ class TrainSettings:
 
     steps: int  # optimizer steps in all
     lr: float  # the highest learning rate, reached after the warm-up
+    lr_ratio: float = 1.0  # LoRA+: the rate of B, times that of A; see `llm.training.step`
     optimizer: str = "adamw"  # or "muon", for training from scratch
     schedule_steps: int = 0  # steps the schedule is laid out for; 0: `steps`
     warmup_share: float = 0.1  # of the schedule
@@ -225,3 +229,13 @@ class TrainSettings:
             raise InputError(f"a schedule of {self.schedule_steps} steps ends before the training")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise InputError(f"the learning rate must be a positive number, not {self.lr}")
+        check_ratio(self.lr_ratio)
+
+
+def check_ratio(ratio) -> None:
+    """Raise InputError when one rate cannot be so many times another."""
+    if not (isinstance(ratio, int | float) and math.isfinite(ratio) and ratio > 0):
+        raise InputError(
+            f"the ratio of two learning rates is a number above 0, not {ratio!r}",
+            settings=("lr_ratio",),
+        )

@@ -39,27 +39,42 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Ada
     With `muon`, Muon for the matrices and AdamW for the rest. Embeddings count as rest: a step
     gives a gradient to the rows of the tokens in the batch, and a table has no directions to share.
 
+    With `lr_ratio`, LoRA+ (Hayou et al. 2024, "LoRA+: Efficient Low Rank Adaptation of Large
+    Models", section 4): B learns that many times as fast as A. In a wide model one rate cannot suit
+    both: an entry of x A is a sum over thousands of inputs, one of (x A) B over `rank` numbers.
+    As in the paper's code and in `peft`, the faster ones are B and all vectors (DoRA's magnitudes,
+    the head's bias); A and the head's matrix are the others. `peft` lets weight decay pull on the
+    magnitudes too; here it spares all vectors, since a magnitude of 0 would be a row of W lost.
+
     Raises InputError when nothing is trainable.
     """
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    if not trainable:
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if not named:
         raise InputError("nothing is trainable; choose a method that trains something")
     muon = settings.optimizer == "muon"
     tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
-    matrices = [p for p in trainable if p.dim() >= 2]
-    orthogonal = [p for p in matrices if muon and p not in tables]
-    others = [p for p in matrices if not muon or p in tables]
-    decay = {"weight_decay": settings.weight_decay}
-    groups = [
-        {"params": orthogonal, **decay, "orthogonal": True},
-        {"params": others, **decay, "orthogonal": False},
-        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0, "orthogonal": False},
-    ]
+    groups: dict[tuple, list[nn.Parameter]] = {}
+    for name, parameter in named:
+        matrix = parameter.dim() >= 2
+        orthogonal = matrix and muon and parameter not in tables
+        faster = name.endswith("lora.B") or not matrix
+        ratio = settings.lr_ratio if faster else 1.0
+        groups.setdefault((orthogonal, matrix, ratio), []).append(parameter)
+    ordered = sorted(groups.items(), key=lambda group: group[0], reverse=True)
     return (Muon if muon else torch.optim.AdamW)(
-        [group for group in groups if group["params"]],
+        [
+            {
+                "params": parameters,
+                "weight_decay": settings.weight_decay if matrix else 0.0,
+                "orthogonal": orthogonal,
+                "ratio": ratio,  # of the group's rate to the step's
+                "lr": settings.lr * ratio,
+            }
+            for (orthogonal, matrix, ratio), parameters in ordered
+        ],
         lr=settings.lr,
         betas=(settings.beta1, settings.beta2),
-        fused=trainable[0].device.type in ("cpu", "cuda"),
+        fused=named[0][1].device.type in ("cpu", "cuda"),
     )
 
 
@@ -108,7 +123,7 @@ class OptimizerStep:
         if self.settings.clip_norm:
             nn.utils.clip_grad_norm_(self.trainable, self.settings.clip_norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["ratio"]
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss
