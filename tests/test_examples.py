@@ -34,7 +34,7 @@ PERSON = {
     "I am on my way": (False, False),
     "Are you free tonight or should I call tomorrow": (False, True),
 }
-NAMES = ("message", "messages", "inbox")  # how code calls what it asks an adapter
+NAMES = ("message", "messages", "inbox", "OPENING", "EXAMPLES")  # how code calls what it asks an adapter
 PAGES = [ROOT / "README.md", *(ROOT / "notebooks").glob("*.md"), *(ROOT / "data").glob("*.md")]
 
 
@@ -93,8 +93,8 @@ def everywhere() -> set[str]:
     )
     for parser in subparsers.choices.values():
         found |= commands_in(parser.epilog)
-    for chapter in (ROOT / "chapters").glob("*.py"):
-        code = chapter.read_text(encoding="utf-8")
+    for program in (*(ROOT / "chapters").glob("*.py"), *(ROOT / "notebooks").glob("*.py")):
+        code = program.read_text(encoding="utf-8")
         found |= commands_in(code) | asked_in(code)
     for _, cells in notebooks():
         for cell in cells:
