@@ -34,7 +34,8 @@ PERSON = {
     "I am on my way": (False, False),
     "Are you free tonight or should I call tomorrow": (False, True),
 }
-NAMES = ("message", "messages", "inbox", "OPENING", "EXAMPLES")  # how code calls what it asks an adapter
+# How code calls what it asks an adapter.
+NAMES = ("message", "messages", "inbox", "OPENING", "EXAMPLES")
 PAGES = [ROOT / "README.md", *(ROOT / "notebooks").glob("*.md"), *(ROOT / "data").glob("*.md")]
 
 
