@@ -215,7 +215,7 @@ def tiny_pretraining_figure(history: dict) -> Figure:
     )
     blind = math.log(8192)
     axes.axhline(blind, color="black", linestyle=":", linewidth=1.2, label="guessing blindly")
-    axes.set(xlabel="optimiser step", ylabel="loss (nats a token)")
+    axes.set(xlabel="optimizer step", ylabel="loss (nats a token)")
     axes.set_title("A tiny model learns from text messages")
     axes.legend()
     return figure
@@ -234,4 +234,47 @@ def storage_figure(sizes: tuple[int, int]) -> Figure:
     axes.set_yticks([0.5, 1, 5, 10, 50], ["0.5", "1", "5", "10", "50"])
     axes.set_title("GPT-2 124M, float32, rank 8")
     axes.legend()
+    return figure
+
+
+def beyond_figure(
+    scaled: torch.Tensor,
+    levels: Sequence[float],
+    errors: dict[int, float],
+    changes: dict[str, dict[str, tuple[float, float]]],
+) -> Figure:
+    """Chapter 10: weights and the levels of NF4, the error by block, what training did to W's rows.
+
+    scaled: weights divided by the largest of their block. errors: block size -> relative error.
+    changes: way -> layer -> (mean change of length, mean 1 - cosine) of its rows.
+    """
+    figure, (left, middle, right) = new_figure(1, 3, width=12.5, height=4.2)
+    left.hist(scaled.numpy(), bins=120, density=True, color=SKY)
+    top = left.get_ylim()[1]
+    left.vlines(levels, 0, 1.02 * top, color="black", linewidth=0.9)
+    left.set(xlabel="weight / largest of its block of 64", ylabel="density", ylim=(0, 1.1 * top))
+    left.set_title("The sixteen levels of NF4 over mini's weights", fontsize=10)
+    left.grid(axis="x", visible=False)
+    middle.plot(list(errors), [100 * error for error in errors.values()], "o-", color=BLUE)
+    for block, error in errors.items():
+        bits = f"{4 + 32 / block:.2f}"
+        middle.annotate(bits, (block, 100 * error), (0, 8), textcoords="offset points", ha="center")
+    middle.set(xscale="log", xlabel="weights that share a scale", ylabel="error (% of W)")
+    middle.set_xticks(list(errors), [str(block) for block in errors])
+    middle.minorticks_off()
+    middle.margins(x=0.1)
+    middle.set_ylim(0, 1.25 * 100 * max(errors.values()))
+    middle.set_title("Smaller blocks, smaller error (bits a weight)", fontsize=10)
+    marks = {"LoRA": (GREEN, "s"), "QLoRA, nf4": (BLUE, "d"), "DoRA": (RED, "o")}
+    for name, of_layers in changes.items():
+        colour, mark = marks.get(name, (PINK, "^"))
+        lengths, directions = zip(*of_layers.values())
+        right.plot(
+            [100 * x for x in lengths], directions, mark, color=colour, label=name,
+            markersize=5, markerfacecolor="none",
+        )  # fmt: skip
+    right.set(xscale="log", yscale="log", xlabel="change of a row's length (%)")
+    right.set(ylabel="change of its direction, 1 - cosine")
+    right.set_title("What training did to W, a point a layer", fontsize=10)
+    right.legend(fontsize=8)
     return figure

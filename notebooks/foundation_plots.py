@@ -11,7 +11,7 @@ import llm  # noqa: F401  (before torch; llm/__init__.py says why)
 import torch
 from matplotlib.figure import Figure
 
-from llm.figures.style import BLUE, ORANGE, SKY, new_figure
+from llm.figures.style import BLUE, GREEN, GREY, ORANGE, PINK, SKY, YELLOW, new_figure
 
 # Tokens ------------------------------------------------------------------------------------------
 
@@ -174,6 +174,51 @@ def _name_tokens(panel, tokens: Sequence[str]) -> None:
     panel.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     panel.set_yticks(range(len(names)), names, fontsize=7)
     panel.grid(visible=False)
+
+
+# The whole model ---------------------------------------------------------------------------------
+
+
+def path_figure(sizes: list[list[float]], right: dict[str, list[float]]) -> Figure:
+    """What each block adds to the path, and what the model would say if it stopped there.
+
+    sizes: a block: length of the path, of what attention adds, of what feed-forward adds.
+    right: place -> probability of the true next token after the embedding and each block.
+    """
+    figure, (left, panel) = new_figure(1, 2, width=11, height=3.8)
+    blocks = range(len(sizes))
+    names = ("the path before the block", "attention adds", "feed-forward adds")
+    for values, name, colour, marker in zip(zip(*sizes), names, (GREY, BLUE, GREEN), "osD"):
+        left.plot(blocks, values, f"{marker}-", color=colour, markersize=5, label=name)
+    left.set(xlabel="block", ylabel="length of the vectors (mean)", ylim=(0, None))
+    left.set(xticks=blocks, title="What a block adds")
+    left.legend()
+    for (name, values), colour, marker in zip(right.items(), (ORANGE, PINK), "o^"):
+        percent = [100 * value for value in values]
+        places = range(-1, len(values) - 1)
+        panel.plot(places, percent, f"{marker}-", color=colour, markersize=5, label=f"after {name}")
+    panel.set(xlabel="stopped after block (-1: the embedding)", title="If the model stopped early")
+    panel.set(ylabel="true next token (%)", yscale="log", xticks=range(-1, len(sizes)))
+    panel.legend()
+    return figure
+
+
+def parts_figure(counts: dict[str, dict[str, int]]) -> Figure:
+    """The share of each part in each preset's parameters."""
+    figure, axes = new_figure(width=9, height=3.6)
+    left = [0.0] * len(counts)
+    totals = [sum(parts.values()) for parts in counts.values()]
+    for part, colour in zip(next(iter(counts.values())), (ORANGE, YELLOW, BLUE, GREEN, GREY)):
+        shares = [100 * parts[part] / total for parts, total in zip(counts.values(), totals)]
+        axes.barh(range(len(counts)), shares, 0.65, left, color=colour, label=part)
+        left = [start + share for start, share in zip(left, shares)]
+    names = [f"{name}: {total / 1e6:,.0f} M" for name, total in zip(counts, totals)]
+    axes.set_yticks(range(len(counts)), names)
+    axes.invert_yaxis()
+    axes.set(xlabel="share of the parameters (%)", xlim=(0, 100))
+    axes.grid(axis="y", visible=False)
+    figure.legend(loc="outside upper center", ncols=5, fontsize=9)
+    return figure
 
 
 # Drawing tokens ----------------------------------------------------------------------------------

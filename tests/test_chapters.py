@@ -69,6 +69,11 @@ EXPECTED = {
         ["TF-IDF, characters too", "gpt2-xl", "P(question)", "bit for bit            True"],
         ["ch09_comparison.png", "ch09_storage.png"],
     ),
+    "ch10_beyond_lora.py": (
+        ["--weights", WEIGHTS, "--steps", "1"],
+        ["4.127", "0.09844", "bits a byte", "QLoRA, nf4", f"{LORA_TRAINED:,}"],
+        ["ch10_beyond_lora.png"],
+    ),
 }
 
 

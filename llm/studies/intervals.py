@@ -34,7 +34,7 @@ def share_interval(hits: int, of: int) -> tuple[float, float]:
     share, spare = hits / of, Z**2 / of
     middle = (share + spare / 2) / (1 + spare)
     half = Z * (share * (1 - share) / of + spare / of / 4) ** 0.5 / (1 + spare)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
 
 
 def f1_interval(labels: Sequence[int], predicted: Sequence[int]) -> tuple[float, float]:
