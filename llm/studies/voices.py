@@ -151,7 +151,7 @@ def compare_voices(
             for number, seed in enumerate(seeds):
                 for way in ways:
                     run = way.settings(here, lr=rates[way.name]["chosen"], seed=seed)
-                    name = f"{way.name}-seed{seed}-split{split_seed}"
+                    name = run_name(way.name, seed, split_seed)
                     runs.append(place.run(run, name))
                     model, tokenizer, _ = load_finetuned(place.folder / name, pick_device(device))
                     metrics, each = measure(model, tokenizer, unseen)
@@ -180,6 +180,11 @@ def compare_voices(
         }
         write_json(folder / RESULTS, results)
     return results
+
+
+def run_name(way: str, seed: int, split_seed: int) -> str:
+    """The folder of a run, in `runs`."""
+    return f"{way}-seed{seed}-split{split_seed}"
 
 
 def search_rate(way: Way, settings: FinetuneSettings, usual: float, place: Place) -> dict:

@@ -172,7 +172,7 @@ def check_strength(convert_alpha):
         "smaller.": 1,
         "You gave the alpha back as it was; then the update is 16 times weaker than before.": 16,
     }
-    what = "alpha = 16 of the lesson, at rank 16, for alpha/rank"
+    what = "alpha = 16 of the book, at rank 16, for alpha/rank"
     expect(converted(16, 16, "alpha", "alpha/rank"), 256, mistakes, what)
     mistakes = {
         "Upside down: 8 / 4 was the scale, and the new rule takes the scale as it is.": 32,
@@ -190,6 +190,6 @@ def check_strength(convert_alpha):
     expect(converted(6, 16, "alpha/sqrt(rank)", "alpha/rank"), 24, mistakes, what)
     moved = converted(16, 16, "alpha", "alpha/rank")
     return (
-        f"The lesson's alpha = 16 at rank 16 is alpha = {moved:g} in a library that divides by "
+        f"The book's alpha = 16 at rank 16 is alpha = {moved:g} in a library that divides by "
         "the rank: now you can copy a recipe without changing it."
     )
