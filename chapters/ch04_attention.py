@@ -13,7 +13,9 @@ Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.2.
 """
 
 import math
+import re
 import sys
+import textwrap
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # works without installing, too
@@ -42,6 +44,7 @@ def teach(options):
     tokenizer = mini_tokenizer()
     ids = tokenizer.encode(options.message or a_message(tokenizer))[: model.config.context_length]
     ids = torch.tensor([ids or [tokenizer.eot_id]])  # (1, tokens)
+    the_message(ids, tokenizer)
     with torch.no_grad():
         written_out_and_fused(model, ids)
         no_token_looks_ahead(model, ids)
@@ -98,13 +101,26 @@ def queries_keys_values(model, ids, layer):
     ]
 
 
+def the_message(ids, tokenizer):
+    section("A message")
+    text = tokenizer.decode(ids[0].tolist())
+    say(f'"{text}"')
+    say(
+        f"It has {ids.shape[1]} tokens, shown in quotes: most words are one, with the space before "
+        "them; a rare word, or a number with its commas, is cut into several."
+    )
+    if re.search(r"\?\d", text):
+        say("The question mark before a number was a pound sign; the collection has lost it.")
+    listing(*textwrap.wrap(" ".join(map(tokenizer.token, ids[0].tolist())), 86))
+
+
 def written_out_and_fused(model, ids):
     section("Written out and fused")
     queries, keys, values = queries_keys_values(model, ids, 0)
     say(
-        f"The message has {ids.shape[1]} tokens; queries, keys and values are "
-        f"{tuple(queries.shape)}: batch, heads, tokens, width of a head. The written-out form "
-        "makes a tokens-by-tokens table for every head; the fused kernel never stores it."
+        f"Queries, keys and values of the message are {tuple(queries.shape)}: batch, heads, "
+        "tokens, width of a head. The written-out form makes a tokens-by-tokens table for every "
+        "head; the fused kernel never stores it."
     )
     slow = attention_step_by_step(queries, keys, values)  # (1, n_heads, tokens, head_dim)
     fused = causal(queries, keys, values)

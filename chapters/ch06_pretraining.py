@@ -71,7 +71,7 @@ def teach(options):
     try_next(
         "--steps 400: the tiny model comes to 2.8 bits per byte and leaves mini behind. Practice "
         "on the very kind of text beats a larger model's practice on another kind.",
-        "--steps 400 and, in tiny_pretraining, the optimiser 'muon' with weight_decay=0.2, as in "
+        "--steps 400 and, in tiny_pretraining, the optimizer 'muon' with weight_decay=0.2, as in "
         "mini's own run: 2.67 bits per byte where AdamW comes to 2.79.",
         "in speaking, temperature 0: always the likeliest token. The text soon goes in circles.",
         "PretrainSettings(lr=0.1): the loss sticks near 6.7, about what token frequencies alone "

@@ -1,6 +1,6 @@
 """Chapter 7. LoRA: leave W alone, learn a low-rank update beside it
 
-Fine-tuning all of GPT-2 for one task moves 124 million numbers, needs gradients and optimiser state
+Fine-tuning all of GPT-2 for one task moves 124 million numbers, needs gradients and optimizer state
 for each, and leaves a second file of 500 MB. LoRA rests on a hypothesis: the *change* that a task
 asks of a weight matrix W is simple, of low rank. For the task of this project it holds as measured:
 over ten splits, rank 8 is not behind full fine-tuning in F1 (chapter 9). So W stays frozen, and the
@@ -54,7 +54,7 @@ RANK, ALPHA = 8, 16
 def options(parser):
     weights_option(parser)
     parser.add_argument(
-        "--steps", type=positive, default=20, help="optimiser steps of the training"
+        "--steps", type=positive, default=20, help="optimizer steps of the training"
     )
 
 

@@ -39,6 +39,7 @@ from llm.formats.base import load_base
 from llm.formats.finetuned import load_finetuned
 from llm.inference.evaluation import classify
 from llm.model.classifier import GPTClassifier
+from llm.model.parameters import share
 from llm.studies.learning_rates import GRIDS, search_learning_rates
 from llm.studies.tables import megabytes
 from llm.training.finetuning import finetune
@@ -140,7 +141,7 @@ def full_against_lora(settings, folders) -> dict:
     )
     lines = {
         "trained numbers": lambda r: f"{r['trainable_parameters']:,}",
-        "share of all": lambda r: f"{r['trainable_parameters'] / r['total_parameters']:.1%}",
+        "share of all": lambda r: share(r["trainable_parameters"] / r["total_parameters"]),
         "learning rate": lambda r: f"{r['learning_rate']:g}",
         "stored": lambda r: megabytes(r["saved_bytes"]),
         "training": lambda r: f"{r['train_seconds']:.1f} s",
@@ -155,7 +156,7 @@ def full_against_lora(settings, folders) -> dict:
     records = [runs[method].results for method in METHODS]
     show(["", *METHODS], [(name, *map(tell, records)) for name, tell in lines.items()])
     say(
-        "Gradients and optimiser state all but vanish with LoRA. The weights stay, and so do the "
+        "Gradients and optimizer state all but vanish with LoRA. The weights stay, and so do the "
         "activations: gradients for the first block's A and B flow through all blocks above it. "
         "One test message is 0.1 points of accuracy and about half a point of F1, and this is one "
         "seed: chapter 9 has more."

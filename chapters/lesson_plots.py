@@ -12,7 +12,9 @@ import llm  # noqa: F401  (before torch; llm/__init__.py says why)
 import torch
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
+from llm.figures.labels import label_points
 from llm.figures.style import (
     BLUE,
     GREEN,
@@ -95,25 +97,21 @@ def embeddings_figure(
     words: (group, word) each; flat: (words, 2); similar: (positions, positions) cosines.
     """
     figure, (left, right) = new_figure(1, 2, width=11.5, height=5)
+    colours: dict[int, str] = {}
     for group, colour in zip(dict.fromkeys(g for g, _ in words), (BLUE, RED, GREEN, PINK, "black")):
         mine = [index for index, (name, _) in enumerate(words) if name == group]
         left.plot(*flat[mine].T, "o", color=colour, markersize=5, label=group)
-        for index in mine:
-            left.annotate(
-                words[index][1],
-                flat[index].tolist(),
-                (4, 2),
-                textcoords="offset points",
-                fontsize=7.5,
-                color=colour,
-            )
+        colours |= dict.fromkeys(mine, colour)
     left.set(xlabel="first direction (cosine units)", ylabel="second direction (cosine units)")
     left.set_title(f"Token embeddings, {weights} weights")
-    left.legend(fontsize=8)
+    left.margins(0.08)
+    left.legend(fontsize=8, loc="lower left")
     image = right.imshow(similar, cmap="PuOr", vmin=-1, vmax=1)
     right.set(xlabel="position", ylabel="position", title="Position embeddings")
     right.grid(visible=False)
     figure.colorbar(image, ax=right, shrink=0.8, label="cosine")
+    names = [word for _, word in words]
+    label_points(left, flat.tolist(), names, [colours[index] for index in range(len(words))])
     return figure
 
 
@@ -177,13 +175,20 @@ def lora_figure(
     left.plot(places[:rank], of_delta[:rank], "o-", color=GREEN, markersize=5, label="its update")
     left.set(xscale="log", yscale="log", xlabel="direction, strongest first")
     left.set(ylabel="singular value", title=f"The update acts in {rank} directions")
+    for axis, subs in ((left.xaxis, (1, 3)), (left.yaxis, (1, 2, 5))):
+        axis.set_major_locator(LogLocator(subs=subs))
+        axis.set_major_formatter("{x:g}")
+    left.minorticks_off()
     left.legend()
     names = [*(f"LoRA\nrank {rank}" for rank in stored), "all\nweights"]
-    bars = right.bar(names, [*stored.values(), whole], 0.65, color=GREEN)
-    bars[-1].set_color(RED)
-    labels = [f"{size:,.1f}" for size in (*stored.values(), whole)]
-    right.bar_label(bars, labels, padding=2, fontsize=9)
-    right.set(yscale="log", ylabel="what a task adds on disk (MB)", ylim=(0.1, 3e3))
+    sizes = [*stored.values(), whole]  # dots: on a logarithmic axis a bar's length says nothing
+    right.scatter(names, sizes, 60, [GREEN] * len(stored) + [RED])
+    for name, size in zip(names, sizes):
+        shown = {"xytext": (0, 8), "textcoords": "offset points", "ha": "center", "fontsize": 9}
+        right.annotate(f"{size:,.1f}", (name, size), **shown)
+    right.set(yscale="log", ylabel="what a task adds on disk (MB)", ylim=(0.4, 1500))
+    right.yaxis.set_major_formatter("{x:,g}")
+    right.minorticks_off()
     right.set_title("GPT-2 124M, float32")
     right.tick_params(axis="x", labelsize=8)
     right.grid(axis="x", visible=False)
@@ -210,7 +215,7 @@ def tiny_pretraining_figure(history: dict) -> Figure:
     )
     blind = math.log(8192)
     axes.axhline(blind, color="black", linestyle=":", linewidth=1.2, label="guessing blindly")
-    axes.set(xlabel="optimiser step", ylabel="loss (nats a token)")
+    axes.set(xlabel="optimizer step", ylabel="loss (nats a token)")
     axes.set_title("A tiny model learns from text messages")
     axes.legend()
     return figure

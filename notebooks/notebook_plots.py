@@ -134,7 +134,7 @@ def curves_figure(curves: dict[str, Sequence[float]], ylabel: str, title: str) -
     for (name, losses), colour, style in looks:
         steps = range(1, len(losses) + 1)
         axes.plot(steps, smooth(list(losses), 0.8), style, color=colour, linewidth=2, label=name)
-    axes.set(xlabel="optimiser step", ylabel=ylabel, ylim=(0, None), title=title)
+    axes.set(xlabel="optimizer step", ylabel=ylabel, ylim=(0, None), title=title)
     axes.legend()
     return figure
 

@@ -96,7 +96,7 @@ def classifier(method: str, layers: int = 2):
 
 
 def test_lora_keeps_about_as_many_activations_as_full_training():
-    """The x of every adapted layer is needed for A; what is saved are gradients and optimiser."""
+    """The x of every adapted layer is needed for A; what is saved are gradients and optimizer."""
     accounts = {method: memory_account(*classifier(method)) for method in ("full", "lora", "head")}
     kept = {method: account["activations"] for method, account in accounts.items()}
     assert kept["head"] < 0.1 * kept["lora"]

@@ -462,7 +462,7 @@ def test_the_record_and_the_description(installed):
     assert record["messages"] == 4477 and record["duplicates_removed"] == 385
     assert record["spam_share"] == pytest.approx(519 / 4477)
     text = describe(installed, split(installed, 0))
-    assert "4,862 messages" in text and "385 copies removed" in text and "11.6% spam" in text
+    assert "4,862 messages" in text and "385 copies removed" in text and "11.6 % spam" in text
     assert text.splitlines()[-3:] == [
         "train       3,133, 363 spam",
         "validation    448, 52 spam",

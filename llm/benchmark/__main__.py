@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("suite", choices=SUITES)
     parser.add_argument("--out", type=Path, help="result file (JSON)")
     parser.add_argument("--rounds", type=positive, default=3)
-    parser.add_argument("--steps", type=positive, default=5, help="optimiser steps a round")
+    parser.add_argument("--steps", type=positive, default=5, help="optimizer steps a round")
     parser.add_argument("--threads", type=positive, default=os.cpu_count())
     parser.add_argument("--only", help="mini, gpt2: contenders, such as ours,full")
     parser.add_argument(

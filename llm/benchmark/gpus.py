@@ -214,7 +214,7 @@ def describe(row: dict) -> str:
     return (
         f"{name}: {1000 * statistics.median(row['seconds']):7.1f} ms a step, "
         f"{row['messages_per_second']:7.0f} messages/s, {row['exchanged_bytes'] / 1e6:8.1f} MB "
-        f"exchanged in {row['exchange_share']:.1%} of it, "
+        f"exchanged in {100 * row['exchange_share']:.1f} % of it, "
         f"{row['peak_memory_bytes'] / 2**30:.1f} GiB"
     )
 

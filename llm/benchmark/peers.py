@@ -1,6 +1,6 @@
 """One training step of this project and of its peers, for `llm.benchmark`.
 
-Every contender gets the same messages, the same shape and the same optimiser (AdamW), and does
+Every contender gets the same messages, the same shape and the same optimizer (AdamW), and does
 what it does when used as its authors show it:
 
 * `ours`: this project;
@@ -83,7 +83,7 @@ def missing(contender: str) -> str | None:
 
 @dataclass
 class Step:
-    """A contender at work: `run(i)` takes optimiser step `i`."""
+    """A contender at work: `run(i)` takes optimizer step `i`."""
 
     model: nn.Module
     run: Callable[[int], torch.Tensor]

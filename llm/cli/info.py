@@ -14,6 +14,8 @@ from llm.utils.errors import InputError
 
 def info(options) -> None:
     """Print parameters and bytes: of a method on a base, or of a folder."""
+    from llm.model.parameters import share
+
     answer = _of_folder(options) if options.folder else _of_method(options)
     if options.json:
         print(json.dumps(answer, indent=2))
@@ -23,11 +25,12 @@ def info(options) -> None:
         about += [f"rank {answer['rank']}"] if answer["rank"] else []
         print(f"{options.folder}: {', '.join(about)}, on the base {answer['model']}")
     base, trained = answer["base_parameters"], answer["trainable_parameters"]
+    part = trained / (base + answer["added_parameters"])
     with_head = "" if answer.get("task") == "writing" else ", a two-class head included"
     in_codes = f", the blocks' Linears in {answer['quantize']}" if answer["quantize"] else ""
     print(f"base        {base:>15,} parameters{with_head}{in_codes}")
     print(f"added       {answer['added_parameters']:>15,}")
-    print(f"trainable   {trained:>15,}  ({100 * trained / base:.3g} % of the base)")
+    print(f"trainable   {trained:>15,}  ({share(part)} of all)")
     for kind, count in answer["memory_bytes"].items():
         print(f"{kind:<11} {count / 1e6:>15,.1f} MB")
     if options.folder:

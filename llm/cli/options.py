@@ -237,7 +237,7 @@ def pretraining_options(parser: Parser) -> None:
         "--from-base",
         help="a base to go on from, with its shape and vocabulary; default: from scratch",
     )
-    option("--steps", positive, "optimiser steps")
+    option("--steps", positive, "optimizer steps")
     option("--schedule-steps", positive, "lay the schedule out for more steps; default: --steps")
     option("--batch-size", positive, "windows a step")
     option("--accumulate", positive, "parts of a batch")

@@ -193,7 +193,7 @@ def describe(collection: Collection, splits: Splits | None = None) -> str:
         f"{collection.raw:,} messages from {collection.source} ({collection.encoding})",
         *(f"{count:,} {what}" for what, count in counts.items() if count),
         f"{len(collection.messages):,} messages, "
-        f"{collection.positive_share:.1%} {collection.labels[1]}",
+        f"{100 * collection.positive_share:.1f} % {collection.labels[1]}",
     ]
     for name, part in zip(Splits._fields, splits or ()):
         positive = sum(message.label for message in part)

@@ -132,9 +132,9 @@ def loss_figure(results: dict, histories: dict[str, list[dict]]) -> Figure:
             steps = [point["step"] for point in history["evaluations"]]
             losses = [point["loss"] for point in history["evaluations"]]
             right.plot(steps, losses, "o-", color=colour, label=label, markersize=4, linewidth=1.2)
-    left.set(xlabel="optimiser step", ylabel="loss (nats a message)", yscale="log")
+    left.set(xlabel="optimizer step", ylabel="loss (nats a message)", yscale="log")
     left.set_title("Training loss, running mean")
-    right.set(xlabel="optimiser step", ylabel="loss (nats a message)", yscale="log")
+    right.set(xlabel="optimizer step", ylabel="loss (nats a message)", yscale="log")
     right.set_title("Validation loss, after each epoch")
     right.legend()
     _title(figure, results)

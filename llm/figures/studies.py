@@ -187,7 +187,7 @@ def finetuning_figure(histories: dict[str, dict], records: dict[str, dict]) -> F
         steps = [point["step"] for point in history["evaluations"]]
         losses = [point["loss"] for point in history["evaluations"]]
         left.plot(steps, losses, "o", color=colour, label=f"{name}, validation")
-    left.set(xlabel="optimiser step", ylabel="loss (nats a message)", ylim=(0, None))
+    left.set(xlabel="optimizer step", ylabel="loss (nats a message)", ylim=(0, None))
     left.set_title("Training loss (running mean) and validation")
     left.legend()
     bottoms = [0.0] * len(records)

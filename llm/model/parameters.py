@@ -19,6 +19,11 @@ def parameter_counts(model: nn.Module) -> dict[str, int]:
     }
 
 
+def share(part: float) -> str:
+    """A share with as many digits as say something: 100 %, 2.5 %, 0.007 %."""
+    return f"{100 * part:.{0 if part > 0.1 else 1 if part > 0.001 else 3}f} %"
+
+
 def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """The trainable parameters by name, detached, not copied."""
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}

@@ -1,6 +1,7 @@
 """Results as tables: for a terminal, and as Markdown for README.md."""
 
 from llm.figures.style import LONG_NAMES, NAMES
+from llm.model.parameters import share
 from llm.studies.summary import paired_difference
 
 SCORES = ("accuracy", "f1", "roc_auc")
@@ -13,7 +14,7 @@ def table(results: dict) -> str:
         rows.append(
             (
                 method,
-                f"{summary['trainable_parameters']:,} ({summary['trainable_share']:.1%})",
+                f"{summary['trainable_parameters']:,} ({share(summary['trainable_share'])})",
                 megabytes(summary["saved_bytes"]),
                 megabytes(summary["peak_memory_bytes_mean"]),
                 f"{summary['train_seconds_mean']:.0f} s",
@@ -92,7 +93,7 @@ def results_table(results: dict, costs: dict) -> str:
         cost = costs["summary"][method]
         cells = [
             NAMES[method],
-            f"{summary['trainable_parameters']:,} ({_share(summary['trainable_share'])})",
+            f"{summary['trainable_parameters']:,} ({share(summary['trainable_share'])})",
             megabytes(summary["saved_bytes"]),
             megabytes(cost["peak_memory_bytes_mean"]),
             f"{cost['train_seconds_mean']:,.0f} s",
@@ -166,8 +167,3 @@ def curve_differences(curve: dict) -> str:
             cells.append(interval({f"{key}_{k}": x for k, x in difference.items()}, key))
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(rows)
-
-
-def _share(share: float) -> str:
-    """As many digits as say something: 100 %, 2.5 %, 0.007 %."""
-    return f"{100 * share:.{0 if share > 0.1 else 1 if share > 0.001 else 3}f} %"

@@ -1,4 +1,4 @@
-"""What a run has reached, in one file: weights, optimiser state, history, best weights.
+"""What a run has reached, in one file: weights, optimizer state, history, best weights.
 
 One file, because a rename replaces one file at a time: whenever the process is killed, the folder
 holds the last whole checkpoint and nothing else.
@@ -142,7 +142,7 @@ class Run:
             self.optimizer.state[parameters[name]] = state[name]
 
     def _kept(self, parameter: torch.nn.Parameter) -> tuple[str, ...]:
-        """What the optimiser remembers of a parameter."""
+        """What the optimizer remembers of a parameter."""
         for group in self.optimizer.param_groups:
             if group.get("orthogonal") and any(p is parameter for p in group["params"]):
                 return ("exp_avg",)  # Muon

@@ -4,7 +4,7 @@ A step holds four kinds of memory. LoRA shrinks two of them to almost nothing:
 
 * weights: the model itself, the same for every method (LoRA adds A and B);
 * gradients: one number for each *trainable* weight;
-* optimiser state: AdamW keeps two more for each trainable weight;
+* optimizer state: AdamW keeps two more for each trainable weight;
 * activations: what the forward pass keeps for the backward pass. LoRA needs as many when every
   layer has its A, whose gradient is made of that layer's input. To reach the A and B of the first
   block, gradients flow through all blocks above.

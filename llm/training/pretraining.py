@@ -122,7 +122,7 @@ def pretrain(
         validation_files: text to measure on; without, every hundredth document is held out.
         train_vocabulary: learn a vocabulary of `config.vocab_size` tokens from the corpus first;
             otherwise the one of `mini` is used.
-        from_base: a base to go on from, with its shape and its vocabulary; the optimiser starts
+        from_base: a base to go on from, with its shape and its vocabulary; the optimizer starts
             anew.
 
     Returns:

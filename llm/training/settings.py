@@ -199,7 +199,7 @@ class PretrainSettings:
 class TrainSettings:
     """What `llm.training.loop.train` is told; the defaults suit fine-tuning."""
 
-    steps: int  # optimiser steps in all
+    steps: int  # optimizer steps in all
     lr: float  # the highest learning rate, reached after the warm-up
     lr_ratio: float = 1.0  # LoRA+: the rate of B, times that of A; see `llm.training.step`
     optimizer: str = "adamw"  # or "muon", for training from scratch

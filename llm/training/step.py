@@ -1,4 +1,4 @@
-"""One optimiser step, however it is computed: at once, in micro-batches, by several processes.
+"""One optimizer step, however it is computed: at once, in micro-batches, by several processes.
 
 Whatever is random in a step is a function of the seed and the step's number, so a run that was
 killed and resumed ends with the same weights as an unbroken one.
@@ -79,7 +79,7 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Ada
 
 
 class OptimizerStep:
-    """Takes optimiser steps on a model: `take(step, rate)` is all that a loop needs.
+    """Takes optimizer steps on a model: `take(step, rate)` is all that a loop needs.
 
     Args:
         model: with `requires_grad` set on what is to be trained.
