@@ -1,5 +1,6 @@
 """DoRA: peft as the judge of every number, and what our other rooms make of its layers."""
 
+import copy
 import json
 
 import pytest
@@ -15,6 +16,7 @@ from llm.formats.record import RunRecord, read_record
 from llm.inference.adapters import Adapters
 from llm.lora.dora import LinearWithDoRA
 from llm.lora.fused import fuse
+from llm.lora.fused_dora import FusedLinearWithDoRA
 from llm.lora.inject import (
     lora_layers,
     merge,
@@ -23,6 +25,7 @@ from llm.lora.inject import (
     replace_linear_with_lora,
     unmerge,
 )
+from llm.lora.methods import apply_method
 from llm.lora.settings import LoRASettings
 from llm.training.settings import FinetuneSettings
 from llm.utils.errors import InputError
@@ -169,6 +172,44 @@ def test_outputs_gradients_and_merge_equal_pefts(rslora, dropout):
         torch.testing.assert_close(tensor, merged.state_dict()[name], atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_form_in_use_equals_the_form_to_read(packed):
+    plain = adapted(classifier(torch.float64))
+    fast = copy.deepcopy(plain)
+    fuse(fast)
+    layers = lora_layers(fast).values()
+    assert all(type(layer) is FusedLinearWithDoRA and layer.fusible for layer in layers)
+    for model in (plain, fast):
+        model.packed = packed
+        loss_of(model).backward()
+    torch.testing.assert_close(fast(IDS, LENGTHS), plain(IDS, LENGTHS), atol=1e-12, rtol=0)
+    for (name, p), (_, q) in zip(plain.named_parameters(), fast.named_parameters(), strict=True):
+        assert p.requires_grad == q.requires_grad, name
+        if p.requires_grad:
+            torch.testing.assert_close(q.grad, p.grad, atol=1e-10, rtol=1e-9)
+
+
+def test_the_form_in_use_changes_nothing_at_first_and_keeps_the_type_under_autocast():
+    model = classifier()
+    before = model(IDS, LENGTHS)
+    replace_linear_with_lora(model, rank=4, alpha=8, variant="dora")
+    fuse(model)
+    assert torch.equal(model(IDS, LENGTHS), before)
+    with torch.autocast("cpu", torch.bfloat16):
+        layer = next(iter(lora_layers(model).values()))
+        assert layer(torch.randn(3, 32)).dtype == torch.bfloat16
+        loss_of(model).backward()
+    for layer in lora_layers(model).values():
+        assert layer.lora.magnitude.grad.dtype == torch.float32
+    bare = LinearWithDoRA(nn.Linear(5, 4, bias=False), 2, 4)
+    x = torch.randn(2, 3, 5)
+    expected = bare(x)
+    bare.linear.requires_grad_(False)
+    fuse(bare)
+    assert type(bare) is FusedLinearWithDoRA and bare.fusible
+    torch.testing.assert_close(bare(x), expected)
+
+
 # --- merging ---
 
 
@@ -193,6 +234,20 @@ def test_merging_and_unmerging_are_exact_to_rounding():
         torch.testing.assert_close(tensor, expected[name], atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_beside_a_w_of_four_bits_it_learns_and_merges_into_what_the_codes_stand_for(dropout):
+    model = classifier()
+    apply_method(model, "qlora", LoRASettings(rank=2, variant="dora", dropout=dropout))
+    with torch.no_grad():
+        for layer in lora_layers(model).values():
+            torch.nn.init.normal_(layer.lora.B, std=0.1)
+    loss_of(model).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    before = model.eval()(IDS, LENGTHS)
+    merge_and_unload(model)
+    torch.testing.assert_close(model(IDS, LENGTHS), before, atol=1e-5, rtol=0)
+
+
 # --- from the command line to a folder, and what reads folders ---
 
 
@@ -211,7 +266,7 @@ def test_a_folder_holds_the_magnitudes_and_answers_as_before(place):
     model, _, record = load_finetuned(place / "dora")
     assert record.lora.variant == "dora" and record.results["base_unchanged"]
     layers = lora_layers(model).values()
-    assert all(type(layer) is LinearWithDoRA for layer in layers)
+    assert all(isinstance(layer, LinearWithDoRA) for layer in layers)
     assert any((layer.gain() - 1).abs().max() > 1e-3 for layer in layers)
     merge_and_unload(model)
     assert not lora_layers(model)
