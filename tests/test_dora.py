@@ -23,6 +23,7 @@ from llm.lora.inject import (
     replace_linear_with_lora,
     unmerge,
 )
+from llm.lora.methods import apply_method
 from llm.lora.settings import LoRASettings
 from llm.training.settings import FinetuneSettings
 from llm.utils.errors import InputError
@@ -191,6 +192,20 @@ def test_merging_and_unmerging_are_exact_to_rounding():
     assert set(model.state_dict()) == set(expected)
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_beside_a_w_of_four_bits_it_learns_and_merges_into_what_the_codes_stand_for(dropout):
+    model = classifier()
+    apply_method(model, "qlora", LoRASettings(rank=2, variant="dora", dropout=dropout))
+    with torch.no_grad():
+        for layer in lora_layers(model).values():
+            torch.nn.init.normal_(layer.lora.B, std=0.1)
+    loss_of(model).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    before = model.eval()(IDS, LENGTHS)
+    merge_and_unload(model)
+    torch.testing.assert_close(model(IDS, LENGTHS), before, atol=1e-5, rtol=0)
 
 
 # --- from the command line to a folder, and what reads folders ---

@@ -557,6 +557,10 @@ def is_demonstration(cell) -> bool:
     return "demo" in cell.metadata.get("tags", [])
 
 
+def said(cell) -> str:
+    return "".join(output.get("text", "") for output in cell.outputs)
+
+
 def code_of(path: Path, demonstrations: bool) -> nbformat.NotebookNode:
     """A notebook's code alone, with the See-it cells or without."""
     notebook = nbformat.read(path, as_version=4)
@@ -591,6 +595,9 @@ def test_points_as_nbgrader_counts_them_and_every_see_it_cell_shows_something(
     outputs = [output for c in notebook.cells for output in c.get("outputs", [])]
     errors = [output for output in outputs if output.output_type == "error"]
     assert len(errors) == (0 if folder == SOLUTIONS else len(EXERCISES)), errors
+    if folder == SOLUTIONS:  # what is committed is what a check says today
+        committed = [c for name in NAMES for c in cells(SOLUTIONS, name).values() if is_check(c)]
+        assert [said(cell) for cell in graded] == [said(cell) for cell in committed]
     for error in errors:  # one sentence, and no traceback
         assert "is not solved yet" in error.traceback[0] and len(error.traceback) <= 2
     scores = [nbgrader_utils.determine_grade(cell) for cell in graded]
