@@ -11,7 +11,20 @@ import llm  # noqa: F401  (before torch; llm/__init__.py says why)
 import torch
 from matplotlib.figure import Figure
 
-from llm.figures.style import BLUE, GREEN, GREY, ORANGE, PINK, SKY, YELLOW, new_figure
+from llm.figures.style import (
+    BLUE,
+    COLOURS,
+    GREEN,
+    GREY,
+    NAMES,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    YELLOW,
+    new_figure,
+    smooth,
+)
 
 # Tokens ------------------------------------------------------------------------------------------
 
@@ -218,6 +231,92 @@ def parts_figure(counts: dict[str, dict[str, int]]) -> Figure:
     axes.set(xlabel="share of the parameters (%)", xlim=(0, 100))
     axes.grid(axis="y", visible=False)
     figure.legend(loc="outside upper center", ncols=5, fontsize=9)
+    return figure
+
+
+# Pretraining -------------------------------------------------------------------------------------
+
+
+def learning_figure(
+    curve: Sequence[float], checks: dict[int, tuple[float, float]], blind: float
+) -> Figure:
+    """The loss of every step; checks: step -> loss on other messages and on ours."""
+    figure, axes = new_figure(width=8, height=3.8)
+    axes.plot(range(len(curve)), curve, color=SKY, linewidth=1.6, label="training, every step")
+    for number, (name, colour, marker) in enumerate(
+        (("validation messages", BLUE, "o"), ("our message", RED, "s"))
+    ):
+        values = [pair[number] for pair in checks.values()]
+        axes.plot(list(checks), values, f"{marker}-", color=colour, markersize=5, label=name)
+    axes.axhline(blind, color="black", linestyle=":", linewidth=1.2, label="guessing blindly")
+    axes.set(xlabel="optimizer step", ylabel="loss (nats a token)")
+    axes.legend()
+    return figure
+
+
+def surprise_figure(surprises: dict[str, torch.Tensor], tokens: Sequence[str]) -> Figure:
+    """What each token costs each model; surprises: model -> (tokens,) nats."""
+    figure, axes = new_figure(width=11, height=3.8)
+    looks = zip(surprises.items(), (GREY, ORANGE, BLUE))
+    for number, ((name, values), colour) in enumerate(looks):
+        places = [place + 0.28 * (number - 1) for place in range(len(tokens))]
+        axes.bar(places, values, 0.27, color=colour, label=f"{name}: mean {values.mean():.2f}")
+    axes.set_xticks(range(len(tokens)), [shown(token) for token in tokens], fontsize=9)
+    axes.set(xlabel="token", ylabel="-ln p (nats)", ylim=(0, None))
+    axes.grid(axis="x", visible=False)
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+def temperature_figure(chances: dict[float, Sequence[float]], tokens: Sequence[str]) -> Figure:
+    """The probabilities of the likeliest tokens, a group of bars a token."""
+    figure, axes = new_figure(width=9, height=3.4)
+    for number, ((heat, values), colour) in enumerate(zip(chances.items(), (BLUE, GREY, ORANGE))):
+        places = [place + 0.28 * (number - 1) for place in range(len(tokens))]
+        axes.bar(places, [100 * p for p in values], 0.27, color=colour, label=f"T = {heat:g}")
+    axes.set_xticks(range(len(tokens)), [shown(token) for token in tokens])
+    axes.set(xlabel="next token", ylabel="probability (%)")
+    axes.grid(axis="x", visible=False)
+    axes.legend()
+    return figure
+
+
+# Fine-tuning -------------------------------------------------------------------------------------
+
+
+def race_figure(runs: dict[str, dict]) -> Figure:
+    """Loss and the probability of one message after each step; a run has `loss` and `answer`."""
+    figure, (left, right) = new_figure(1, 2, width=11, height=3.8)
+    for (name, run), marker in zip(runs.items(), "os"):
+        look = {"color": COLOURS[name], "linewidth": 2, "label": NAMES[name]}
+        steps = range(1, len(run["loss"]) + 1)
+        left.plot(steps, run["loss"], color=COLOURS[name], linewidth=0.8, alpha=0.4)
+        left.plot(steps, smooth(run["loss"], 0.8), **look)
+        percent = [100 * answer for answer in run["answer"]]
+        right.plot(range(len(percent)), percent, f"{marker}-", markersize=3.5, **look)
+    left.set(xlabel="optimizer step", ylabel="loss (nats a message)", ylim=(0, None))
+    left.set_title("Practice, and its running mean")
+    right.axhline(50, color="black", linestyle=":", linewidth=1)
+    right.set(xlabel="optimizer steps taken", ylabel="P(spam) of our message (%)", ylim=(0, 102))
+    right.set_title("A message that neither has seen")
+    left.legend()
+    right.legend(loc="lower right")
+    return figure
+
+
+def threshold_figure(
+    curves: dict[str, list[tuple[float, float, float]]], thresholds: Sequence[float]
+) -> Figure:
+    """Precision, recall and F1 of each method against the threshold."""
+    figure, panels = new_figure(1, len(curves), width=11, height=3.4)
+    for panel, (name, points) in zip(panels, curves.items()):
+        looks = zip(("precision", "recall", "F1"), zip(*points), (BLUE, ORANGE, "black"), "-:-")
+        for label, values, colour, style in looks:
+            percent = [100 * value for value in values]
+            panel.plot(thresholds, percent, style, color=colour, linewidth=2, label=label)
+        panel.set(xlabel="spam from this P(spam) on", ylim=(0, 102), title=NAMES[name])
+    panels[0].set_ylabel("validation messages (%)")
+    panels[0].legend(loc="lower left")
     return figure
 
 

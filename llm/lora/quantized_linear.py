@@ -6,7 +6,8 @@ The numbers that are multiplied are float32 (or bfloat16), only what lies in mem
 products is smaller. Each product makes its W from the codes, uses it and forgets it, in the
 backward pass once more: kept for it, as PyTorch keeps what a product needs, all the matrices
 together would be there again. So there is never more than one of them, at the price of making each
-twice a step.
+twice a step. A text written token by token pays most, since each token makes all of them: merged
+(`python -m llm merge`) the model answers the same at LoRA's speed, in LoRA's memory.
 
 No gradient goes to the codes: a step of 1e-4 is less than the way to the next of 16 levels. It goes
 through them, to the x of the layers below, and A and B, in float32, learn beside them.
