@@ -278,3 +278,19 @@ def beyond_figure(
     right.set_title("What training did to W, a point a layer", fontsize=10)
     right.legend(fontsize=8)
     return figure
+
+
+def evidence_figure(words: Sequence[str], evidence: Sequence[float]) -> Figure:
+    """Chapter 11: what each token says for spam (to the right) or for ham, in nats."""
+    figure, axes = new_figure(width=7.5, height=0.9 + 0.26 * len(words))
+    colours = [RED if value > 0 else BLUE for value in evidence]
+    axes.barh(range(len(words)), evidence, color=colours)
+    axes.set_yticks(range(len(words)), [repr(word).strip("'") for word in words], fontsize=9)
+    axes.invert_yaxis()
+    axes.axvline(0, color=GREY, linewidth=1)
+    axes.set(
+        xlabel="ln p(token | spam voice) - ln p(token | ham voice), nats",
+        title="Ham to the left, spam to the right",
+    )
+    axes.grid(visible=False, axis="y")
+    return figure

@@ -74,6 +74,11 @@ EXPECTED = {
         ["4.127", "0.09844", "bits a byte", "QLoRA, nf4", f"{LORA_TRAINED:,}"],
         ["ch10_beyond_lora.png"],
     ),
+    "ch11_voices.py": (
+        ["--weights", WEIGHTS, "--limit", "16", "--epochs", "1"],
+        ["bits a byte", "ham to the bar", "P(spam)", "sum over the tokens"],
+        ["ch11_voices.png"],
+    ),
 }
 
 

@@ -1,5 +1,6 @@
 """DoRA: peft as the judge of every number, and what our other rooms make of its layers."""
 
+import copy
 import json
 
 import pytest
@@ -15,6 +16,7 @@ from llm.formats.record import RunRecord, read_record
 from llm.inference.adapters import Adapters
 from llm.lora.dora import LinearWithDoRA
 from llm.lora.fused import fuse
+from llm.lora.fused_dora import FusedLinearWithDoRA
 from llm.lora.inject import (
     lora_layers,
     merge,
@@ -170,6 +172,44 @@ def test_outputs_gradients_and_merge_equal_pefts(rslora, dropout):
         torch.testing.assert_close(tensor, merged.state_dict()[name], atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_form_in_use_equals_the_form_to_read(packed):
+    plain = adapted(classifier(torch.float64))
+    fast = copy.deepcopy(plain)
+    fuse(fast)
+    layers = lora_layers(fast).values()
+    assert all(type(layer) is FusedLinearWithDoRA and layer.fusible for layer in layers)
+    for model in (plain, fast):
+        model.packed = packed
+        loss_of(model).backward()
+    torch.testing.assert_close(fast(IDS, LENGTHS), plain(IDS, LENGTHS), atol=1e-12, rtol=0)
+    for (name, p), (_, q) in zip(plain.named_parameters(), fast.named_parameters(), strict=True):
+        assert p.requires_grad == q.requires_grad, name
+        if p.requires_grad:
+            torch.testing.assert_close(q.grad, p.grad, atol=1e-10, rtol=1e-9)
+
+
+def test_the_form_in_use_changes_nothing_at_first_and_keeps_the_type_under_autocast():
+    model = classifier()
+    before = model(IDS, LENGTHS)
+    replace_linear_with_lora(model, rank=4, alpha=8, variant="dora")
+    fuse(model)
+    assert torch.equal(model(IDS, LENGTHS), before)
+    with torch.autocast("cpu", torch.bfloat16):
+        layer = next(iter(lora_layers(model).values()))
+        assert layer(torch.randn(3, 32)).dtype == torch.bfloat16
+        loss_of(model).backward()
+    for layer in lora_layers(model).values():
+        assert layer.lora.magnitude.grad.dtype == torch.float32
+    bare = LinearWithDoRA(nn.Linear(5, 4, bias=False), 2, 4)
+    x = torch.randn(2, 3, 5)
+    expected = bare(x)
+    bare.linear.requires_grad_(False)
+    fuse(bare)
+    assert type(bare) is FusedLinearWithDoRA and bare.fusible
+    torch.testing.assert_close(bare(x), expected)
+
+
 # --- merging ---
 
 
@@ -226,7 +266,7 @@ def test_a_folder_holds_the_magnitudes_and_answers_as_before(place):
     model, _, record = load_finetuned(place / "dora")
     assert record.lora.variant == "dora" and record.results["base_unchanged"]
     layers = lora_layers(model).values()
-    assert all(type(layer) is LinearWithDoRA for layer in layers)
+    assert all(isinstance(layer, LinearWithDoRA) for layer in layers)
     assert any((layer.gain() - 1).abs().max() > 1e-3 for layer in layers)
     merge_and_unload(model)
     assert not lora_layers(model)

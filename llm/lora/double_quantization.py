@@ -20,7 +20,6 @@ level, and the numbers that come back differ by less than a thousandth of their 
 """
 
 import math
-from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -43,20 +42,25 @@ def nearest(x: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
     return torch.bucketize(x, middles, out_int32=True).to(torch.uint8)
 
 
-@cache
-def dynamic_levels(device: torch.device | str = "cpu") -> torch.Tensor:
+_LEVELS: dict[torch.device, torch.Tensor] = {}  # made once; to PyTorch's compiler an input
+
+
+def dynamic_levels(device: torch.device) -> torch.Tensor:
     """The 256 levels of an 8-bit number whose fraction is the longer the larger it is: (256,).
 
     There are 7 powers of ten. The smallest, 10^-6, has 1 level a sign, the next 2, then 4, up to 64
     for the numbers from 0.1 to 1: the middles of so many equal parts of that stretch. With zero and
     1 that makes 2 * 127 + 2.
     """
+    if device in _LEVELS:
+        return _LEVELS[device]
     levels = [torch.tensor([0.0, 1.0], device="cpu")]
     for power in range(7):
         edges = torch.linspace(0.1, 1, 2**power + 1, device="cpu")
         middles = 10.0 ** (power - 6) * ((edges[:-1] + edges[1:]) / 2)
         levels += [middles, -middles]
-    return torch.cat(levels).sort().values.to(device)
+    _LEVELS[device] = torch.cat(levels).sort().values.to(device)
+    return _LEVELS[device]
 
 
 def without_numbers(shape, dtype: torch.dtype = torch.float32) -> torch.Tensor:

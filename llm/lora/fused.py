@@ -25,7 +25,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from llm.lora.dora import LinearWithDoRA
 from llm.lora.fused_compiled import joined_lora_linears
+from llm.lora.fused_dora import FusedLinearWithDoRA
 from llm.lora.layer import LinearWithLoRA
 from llm.lora.quantized_linear import product_dtype
 from llm.model.attention import MultiHeadAttention
@@ -39,6 +41,8 @@ def fuse(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is LinearWithLoRA:
             module.__class__ = FusedLinearWithLoRA
+        if type(module) is LinearWithDoRA:
+            module.__class__ = FusedLinearWithDoRA
         if type(module) is MultiHeadAttention:
             module.__class__ = FusedAttention
 

@@ -26,7 +26,6 @@ Codes, scales and what `dequantize` returns equal those of bitsandbytes bit for 
 """
 
 import math
-from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -156,7 +155,7 @@ class NF4Weight(QuantizedWeight):
         if short:  # bitsandbytes divides here, which may round otherwise, and keeps the TINY
             scales[-1].clamp_(min=TINY)
             scaled[-1] = blocks[-1] / scales[-1]
-        numbers = nearest(scaled.view(-1), _levels(flat.device))
+        numbers = nearest(scaled.view(-1), torch.tensor(NF4_LEVELS, device=flat.device))
         numbers = F.pad(numbers, (0, len(numbers) % 2), value=NF4_LEVELS.index(0.0))
         packed = (numbers[::2] << 4) | numbers[1::2]
         return packed[: math.ceil(len(flat) / 2)].clone(), scales
@@ -203,13 +202,12 @@ def quantize_nf4(weight: torch.Tensor, block: int = 64, double: bool = False) ->
     return NF4Weight(weight, block, double)
 
 
-@cache
-def _levels(device: torch.device) -> torch.Tensor:
-    return torch.tensor(NF4_LEVELS, device=device)
+_PAIRS: dict[torch.device, torch.Tensor] = {}  # made once; to PyTorch's compiler an input
 
 
-@cache
 def _pairs(device: torch.device) -> torch.Tensor:
     """What each byte stands for: (256, 2), the level of its high half and that of its low half."""
-    levels = _levels(device)
-    return torch.stack([levels.repeat_interleave(16), levels.repeat(16)], dim=1)
+    if device not in _PAIRS:
+        levels = torch.tensor(NF4_LEVELS, device=device)
+        _PAIRS[device] = torch.stack([levels.repeat_interleave(16), levels.repeat(16)], dim=1)
+    return _PAIRS[device]
