@@ -106,8 +106,8 @@ def lora_options(parser: Parser) -> None:
         "--layers",
         type=_layers,
         metavar="N,N",
-        help="blocks to adapt, from 0; default: all. With --bpe-dropout 0 those below are computed "
-        "once",
+        help="blocks to adapt, from 0; with --bpe-dropout 0 those below are computed once; "
+        "default: all",
     )
     group.add_argument(
         "--rank-pattern",
