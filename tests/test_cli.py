@@ -156,7 +156,7 @@ def test_every_option_says_what_it_is_and_its_default(command):
             assert shown.endswith("required)")
         elif action.nargs == 0:
             assert shown.endswith("(default: off)")
-        elif action.default in (None, []) or action.dest in ("targets", "schedule_steps"):
+        elif action.default in (None, [], {}) or action.dest in ("targets", "schedule_steps"):
             assert "; default: " in shown, action.dest  # in words
         else:
             assert shown.endswith(f"(default: {action.default})")
