@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Polygon, Rectangle
 from matplotlib.ticker import LogLocator
 
+from llm.figures.labels import label_points
 from llm.figures.style import (
     BLUE,
     COLOURS,
@@ -96,7 +97,7 @@ def spectrum_figure(
     ticks = [n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256) if n <= len(values)]
     left.set_xticks(ticks, ticks)
     left.minorticks_off()
-    left.legend(loc="upper left", fontsize=9)
+    left.legend(loc="lower right", fontsize=9)
     kinds = list(next(iter(shares.values())))
     for number, ((title, by_kind), colour) in enumerate(zip(shares.items(), colours)):
         for place, kind in enumerate(kinds):
@@ -109,7 +110,8 @@ def spectrum_figure(
     right.set(ylabel=f"share in the first {first} directions (%)", ylim=(0, 105))
     right.set_title("Every matrix of the blocks: one mark for each block")
     right.grid(axis="x", visible=False)
-    right.legend(loc="upper left", fontsize=9, ncols=3)
+    # Below the panel: inside it the marks of a legend look like data.
+    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize=9, ncols=3)
     return figure
 
 
@@ -156,16 +158,18 @@ def scale_figure(panels: dict[str, dict[str, dict[int, float]]]) -> Figure:
 
 
 def trainable_figure(counts: dict[str, dict[str, int]]) -> Figure:
-    """Trainable parameters: a group of bars a base, a bar a method, logarithmic."""
+    """Trainable parameters: a column a base, a dot a method, logarithmic."""
     figure, axes = new_figure(width=9.5, height=4)
     bases = list(counts)
     methods = list(counts[bases[0]])
-    for number, method in enumerate(methods):
-        places = [place + 0.2 * (number - (len(methods) - 1) / 2) for place in range(len(bases))]
+    for method, marker in zip(methods, MARKERS):  # on a logarithmic axis a bar has no length
         values = [counts[base][method] for base in bases]
-        bars = axes.bar(places, values, 0.19, color=COLOURS[method], label=NAMES[method])
-        labels = [f"{v / 1e6:,.1f}M" if v >= 1e5 else f"{v / 1e3:,.1f}k" for v in values]
-        axes.bar_label(bars, labels, padding=2, fontsize=7)
+        axes.plot(bases, values, marker, color=COLOURS[method], markersize=8, label=NAMES[method])
+        for base, value in zip(bases, values):
+            shown = f"{value / 1e6:,.1f}M" if value >= 1e5 else f"{value / 1e3:,.1f}k"
+            place = {"xytext": (9, 0), "textcoords": "offset points", "va": "center"}
+            axes.annotate(shown, (base, value), **place, fontsize=8)
+    axes.margins(x=0.12)
     axes.set_xticks(range(len(bases)), bases)
     axes.set(yscale="log", ylabel="trainable parameters", ylim=(100, 2e10))
     axes.grid(axis="x", visible=False)
@@ -224,11 +228,18 @@ def draw_stack(axes, accounts: dict[str, dict[str, int]], unit: float) -> None:
         left = [start + width for start, width in zip(left, widths)]
     digits = 1 if max(left) < 100 else 0
     for place, total in enumerate(left):
-        axes.text(total + 0.01 * max(left), place, f"{total:,.{digits}f}", va="center", fontsize=9)
+        axes.annotate(
+            f"{total:,.{digits}f}",
+            (total, place),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+        )
     axes.set_yticks(range(len(accounts)), list(accounts))
     axes.invert_yaxis()
     axes.set(
-        xlim=(0, 1.12 * max(left)), xlabel=f"memory of a step ({'GB' if unit > 1e8 else 'MB'})"
+        xlim=(0, 1.15 * max(left)), xlabel=f"memory of a step ({'GB' if unit > 1e8 else 'MB'})"
     )
     axes.grid(axis="y", visible=False)
 
@@ -237,8 +248,9 @@ def reliability_figure(bins: dict[str, list[tuple[float, float, int]]]) -> Figur
     """What a model says against how often it is so; bins: (mean probability, share, messages)."""
     figure, axes = new_figure(width=6, height=4.6)
     axes.plot([0, 100], [0, 100], color=DARK_GREY, linewidth=1, label="perfectly calibrated")
-    for (method, points), marker in zip(bins.items(), MARKERS):
-        said, found, count = zip(*points)
+    points, counts = [], []
+    for (method, rows), marker in zip(bins.items(), MARKERS):
+        said, found, _ = zip(*rows)
         axes.plot(
             [100 * value for value in said],
             [100 * value for value in found],
@@ -246,15 +258,13 @@ def reliability_figure(bins: dict[str, list[tuple[float, float, int]]]) -> Figur
             color=COLOURS[method],
             label=NAMES[method],
         )
-        offset = {
-            "xytext": (-18, 6) if method == "full" else (7, -12),
-            "textcoords": "offset points",
-        }
-        for x, y, n in points:
-            axes.annotate(str(n), (100 * x, 100 * y), **offset, fontsize=8, color=COLOURS[method])
+        points += [(100 * x, 100 * y) for x, y, _ in rows]
+        counts += [(str(n), COLOURS[method]) for *_, n in rows]
     axes.set(xlabel="the model says: spam with (%)", ylabel="of these messages are spam (%)")
+    axes.set(xlim=(-6, 108), ylim=(-8, 112))  # room for the numbers beside the outermost points
     axes.set_title("The small numbers count the messages of a point")
     axes.legend(loc="upper left")
+    label_points(axes, points, *zip(*counts))
     return figure
 
 

@@ -108,7 +108,7 @@ def test_a_cell_that_only_prints_prose_hides_its_source(path):
         text, lines = prose_of(cell.source) or ([], [])
         for line in text:
             # The row of a table is one line.
-            assert len(line) <= 100 or "|" in line or path not in LORA, line
+            assert len(line) <= 100 or "|" in line or path.name > "06", line
         if text and 3 * len(text) >= len(lines):
             assert cell.metadata.get("jupyter", {}).get("source_hidden"), cell.source
             assert "hide-input" in cell.metadata.get("tags", []), cell.source

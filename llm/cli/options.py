@@ -191,7 +191,7 @@ def finetuning_options(parser: Parser) -> None:
         "--lr-ratio",
         type=float,
         default=usual.lr_ratio,
-        help="LoRA+: how many times as fast B learns as A; default: 1",
+        help="LoRA+: how many times as fast B learns as A",
     )
     group.add_argument(
         "--recipe",

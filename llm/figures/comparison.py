@@ -142,11 +142,16 @@ def loss_figure(results: dict, histories: dict[str, list[dict]]) -> Figure:
 
 
 def draw_parameters(axes: Axes, results: dict) -> None:
-    """Bars of trainable parameters, logarithmic."""
+    """Dots of trainable parameters: on a logarithmic axis the length of a bar says nothing."""
     summary = results["summary"]
     values = [summary[method]["trainable_parameters"] for method in summary]
-    _bars(axes, list(summary), values, [f"{value:,}" for value in values])
+    axes.scatter(range(len(values)), values, 60, [COLOURS[method] for method in summary])
+    for place, value in enumerate(values):
+        shown = {"xytext": (0, 8), "textcoords": "offset points", "ha": "center", "fontsize": 9}
+        axes.annotate(f"{value:,}", (place, value), **shown)
     axes.set(yscale="log", ylabel="trainable parameters", ylim=(min(values) / 3, 5 * max(values)))
+    axes.set_xlim(-0.8, len(values) - 0.2)
+    _method_ticks(axes, list(summary))
     axes.set_title("What is trained")
 
 
