@@ -106,8 +106,8 @@ def lora_options(parser: Parser) -> None:
         "--layers",
         type=_layers,
         metavar="N,N",
-        help="blocks to adapt, from 0; default: all. With --bpe-dropout 0 those below are computed "
-        "once",
+        help="blocks to adapt, from 0; with --bpe-dropout 0 those below are computed once; "
+        "default: all",
     )
     group.add_argument(
         "--rank-pattern",
@@ -191,7 +191,7 @@ def finetuning_options(parser: Parser) -> None:
         "--lr-ratio",
         type=float,
         default=usual.lr_ratio,
-        help="LoRA+: how many times as fast B learns as A; default: 1",
+        help="LoRA+: how many times as fast B learns as A",
     )
     group.add_argument(
         "--recipe",
