@@ -37,10 +37,10 @@ def busy(given) -> dict:
             "Are we still meeting at the station at 8? Bring the book\n" * given.messages
         )
         for number in range(given.rounds):
-            for name, run in _contests(given, Path(folder), lines).items():
+            for place, (name, run) in enumerate(_contests(given, Path(folder), lines).items()):
                 for state in ("alone", "busy"):
                     with _busy_loop() if state == "busy" else nullcontext():
-                        seconds = run(Path(folder) / f"{number}{state}{len(results)}")
+                        seconds = run(Path(folder) / f"{number}-{place}-{state}")
                     results.setdefault(name, {}).setdefault(state, []).append(seconds)
                     print(f"{name}, {state}: {seconds:.1f} s", file=sys.stderr, flush=True)
     table = {
