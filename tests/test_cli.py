@@ -242,9 +242,6 @@ def test_predict_holds_a_few_messages_of_a_long_file_at_a_time(folder, as_json, 
     class Endless(io.BytesIO):
         """Three messages, then a file that cannot be read on."""
 
-        def readline(self, *_):
-            raise NotImplementedError
-
         def __iter__(self):
             yield from (b"one\n", b"two\r\n", b" \n", b"three\n")
             raise OSError("the disk is gone")

@@ -138,7 +138,7 @@ def _contests(ours: Adapters, texts: list[str], tokens: int) -> dict[str, Callab
 def _merged(ours: Adapters, texts: list[str], names: list[str]) -> Callable:
     """A whole model for each adapter, its A and B in W already; each takes its own messages.
 
-    The models are one in memory: where a model lies makes no difference to its speed.
+    One model stands for all of them, so it is in the caches already each time: that flatters them.
     """
     from llm.formats.finetuned import load_finetuned
     from llm.lora.inject import merge_and_unload
