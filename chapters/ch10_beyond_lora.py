@@ -36,6 +36,7 @@ from llm.data.splits import split
 from llm.data.tokenizer import mini_tokenizer
 from llm.formats.base import load_base
 from llm.inference.log_probabilities import measure_documents
+from llm.lora.dora import row_changes
 from llm.lora.inject import lora_layers
 from llm.lora.methods import apply_method
 from llm.lora.quantize import NF4_LEVELS, quantize_int8, quantize_nf4
@@ -240,7 +241,7 @@ def four_trainings(body, options) -> dict[str, dict[str, tuple[float, float]]]:
         means = (sum(part) / third for part in (losses[:third], losses[-third:]))
         rows.append((name, rate, trained, *means))
         changes[name] = {
-            place: lengths_and_directions(before[place], layer.merged_weight())
+            place: row_changes(before[place], layer.merged_weight())
             for place, layer in lora_layers(model).items()
         }
     show(["", "rate", "numbers trained", "mean loss, first third", "last third"], rows)
@@ -264,14 +265,6 @@ def four_trainings(body, options) -> dict[str, dict[str, tuple[float, float]]]:
         "(section 3.2). The figure has a point for each layer."
     )
     return changes
-
-
-@torch.no_grad()
-def lengths_and_directions(before: torch.Tensor, after: torch.Tensor) -> tuple[float, float]:
-    """Mean relative change of the rows' lengths, and mean 1 - cosine between old and new rows."""
-    old, new = before.norm(dim=1), after.norm(dim=1)  # (out,)
-    cosine = torch.nn.functional.cosine_similarity(before.double(), after.double(), dim=1)
-    return ((new - old).abs() / old).mean().item(), (1 - cosine).mean().item()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from torch import nn
 from llm.formats.finetuned import load_finetuned
 from llm.formats.record import RunRecord, read_record
 from llm.inference.adapters import Adapters
-from llm.lora.dora import LinearWithDoRA
+from llm.lora.dora import LinearWithDoRA, row_changes
 from llm.lora.fused import fuse
 from llm.lora.fused_dora import FusedLinearWithDoRA
 from llm.lora.inject import (
@@ -337,3 +337,9 @@ def test_a_name_is_the_method_and_its_setting():
     assert named == spelled
     with pytest.raises(InputError, match="variant must be lora or dora"):
         FinetuneSettings(lora=LoRASettings(variant="adora"))
+
+
+def test_rows_that_are_stretched_or_turned():
+    rows = torch.tensor([[3.0, 0.0], [0.0, 4.0]])
+    assert row_changes(rows, 1.5 * rows) == pytest.approx((0.5, 0.0))
+    assert row_changes(rows, rows.flip(1)) == pytest.approx((0.0, 1.0))  # by a right angle

@@ -105,3 +105,15 @@ class LinearWithDoRA(LinearWithLoRA):
     def _without_update(self) -> torch.Tensor:
         weight = self.linear.weight / self._merged_gain[:, None] - self.lora.delta()
         return weight.to(self.linear.weight.dtype)
+
+
+@torch.no_grad()
+def row_changes(before: torch.Tensor, after: torch.Tensor) -> tuple[float, float]:
+    """How much the rows of a matrix (out, in) were stretched and turned (as in section 3.2).
+
+    Returns:
+        the mean relative change of their lengths, and the mean of 1 - cosine of old and new rows.
+    """
+    old, new = before.norm(dim=1), after.norm(dim=1)  # (out,)
+    cosine = F.cosine_similarity(before.double(), after.double(), dim=1)
+    return ((new - old).abs() / old).mean().item(), (1 - cosine).mean().item()
