@@ -116,16 +116,11 @@ def gpus(given) -> dict:
 def cases(world: int, quick: bool) -> list[Case]:
     """All measurements for up to `world` cards, the most telling first."""
     counts = [cards for cards in (1, 2, 4, 8, 16) if cards <= world]
-    weak = ["gpt2-xl", "gpt2-medium", "gpt2"]
+    kinds = [("gpt2-xl", "weak"), ("gpt2-medium", "strong"), ("gpt2-medium", "weak")]
+    kinds += [("gpt2-xl", "strong"), ("gpt2", "strong"), ("gpt2", "weak")]
     found = [
-        Case(shape, method, "weak", cards, WEAK * cards)
-        for shape in weak
-        for method in ("lora", "full")
-        for cards in counts
-    ]
-    found += [
-        Case(shape, method, "strong", cards, STRONG)
-        for shape in ("gpt2-medium", "gpt2")
+        Case(shape, method, scaling, cards, WEAK * cards if scaling == "weak" else STRONG)
+        for shape, scaling in kinds
         for method in ("lora", "full")
         for cards in counts
     ]
