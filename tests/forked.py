@@ -53,9 +53,9 @@ def ended(process, output) -> CompletedProcess:
     return CompletedProcess(process.name, process.exitcode, *said)
 
 
-def run_script(script: Path, *options: str, folder: Path) -> CompletedProcess:
-    """As `python SCRIPT OPTIONS` in `folder`."""
-    return call(_script, str(script), options, folder=folder)
+def run_script(script: Path, *options: str, folder: Path, prepare=None) -> CompletedProcess:
+    """As `python SCRIPT OPTIONS` in `folder`. `prepare` is called first, in the child."""
+    return call(_script, str(script), options, prepare, folder=folder)
 
 
 def _child(function, arguments, output, environment, folder):
@@ -68,9 +68,11 @@ def _child(function, arguments, output, environment, folder):
     function(*arguments)
 
 
-def _script(script, options):
+def _script(script, options, prepare):
     asked_for = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     kept = [place for place in sys.path if place in asked_for or place not in OURS]
     sys.path[:] = [os.path.dirname(script), *kept]
     sys.argv = [script, *options]
+    if prepare:
+        prepare()
     runpy.run_path(script, run_name="__main__")
