@@ -4,6 +4,7 @@ The server knows the libraries and nothing of this project, so a child reads our
 Python does. Where nothing can be forked (Windows), a child is a new Python.
 """
 
+import io
 import multiprocessing
 import os
 import runpy
@@ -58,6 +59,13 @@ def run_script(script: Path, *options: str, folder: Path, prepare=None) -> Compl
     return call(_script, str(script), options, prepare, folder=folder)
 
 
+def studies_worker(job: str) -> tuple[int, str]:
+    """As `llm.studies.worker.fresh_process`, whose place it takes, at once."""
+    done = call(_studies_worker, job)
+    sys.stderr.write(done.stderr)
+    return done.returncode, done.stdout
+
+
 def _child(function, arguments, output, environment, folder):
     os.environ.update(environment)
     for number, name in ((1, "stdout"), (2, "stderr")):
@@ -76,3 +84,10 @@ def _script(script, options, prepare):
     if prepare:
         prepare()
     runpy.run_path(script, run_name="__main__")
+
+
+def _studies_worker(job):
+    from llm.studies.worker import main
+
+    sys.stdin = io.StringIO(job)
+    raise SystemExit(main())
