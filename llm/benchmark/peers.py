@@ -46,7 +46,6 @@ NEEDS = {
     "peft": ("peft transformers", "peft", "pip install"),
     "bitsandbytes": ("bitsandbytes peft transformers", "bitsandbytes", "pip install"),
 }
-FAST_GELU = {"activation_function": "gelu_pytorch_tanh"}
 
 
 @dataclass(frozen=True)
@@ -215,24 +214,35 @@ def _book(job: Job) -> Step:
     return _with_optimizer(job, model, loss, optimizer)
 
 
-def _peft(job: Job) -> Step:
-    import transformers
-    from peft import LoraConfig, get_peft_model
+def gpt2_config(shape: GPTConfig, tanh: bool):
+    """A shape as `transformers` has it, with no dropout.
 
-    c = job.config
-    config = transformers.GPT2Config(
-        vocab_size=c.vocab_size,
-        n_positions=c.context_length,
-        n_embd=c.emb_dim,
-        n_head=c.n_heads,
-        n_layer=c.n_layers,
+    Args:
+        shape: of the model to build.
+        tanh: whether GELU is PyTorch's, the faster, and not the one in Python that GPT-2 brings.
+    """
+    import transformers
+
+    return transformers.GPT2Config(
+        vocab_size=shape.vocab_size,
+        n_positions=shape.context_length,
+        n_embd=shape.emb_dim,
+        n_head=shape.n_heads,
+        n_layer=shape.n_layers,
         num_labels=2,
         pad_token_id=0,
         attn_pdrop=0.0,
         embd_pdrop=0.0,
         resid_pdrop=0.0,
-        **({} if job.contender in ("peft", "peft-padded") else FAST_GELU),
+        **({"activation_function": "gelu_pytorch_tanh"} if tanh else {}),
     )
+
+
+def _peft(job: Job) -> Step:
+    import transformers
+    from peft import LoraConfig, get_peft_model
+
+    config = gpt2_config(job.config, tanh=job.contender not in ("peft", "peft-padded"))
     with torch.device(job.device):
         model = transformers.GPT2ForSequenceClassification(config)
     if job.precision == "bf16":
