@@ -1,6 +1,6 @@
 """Whether compiling the blocks of a fine-tuning is worth its time, before anything is compiled.
 
-`torch.compile` takes the better part of a minute, once a run, and makes every step on a GPU
+`torch.compile` takes a quarter of a minute, once a run, and makes every step on a GPU
 shorter by the passes over memory, and the kernels, that it joins. A run of a few hundred steps of
 a small model is over before that has paid; a day of a large one should not go without it.
 """
@@ -20,8 +20,9 @@ from llm.utils.errors import InputError
 # each number in (tokens, emb_dim); two equations give both.
 SAVED_A_BLOCK = 1.1e-4  # seconds a step
 SAVED_A_NUMBER = 4.9e-11  # seconds a step, block, token and unit of emb_dim
-# Seconds to compile, with nothing kept from an earlier run.
-ONE_SHAPE = 30.0
+# Seconds of the first step, which compiles and records, with nothing kept from an earlier run: 15.7
+# at 1558M and 15.2 at 124M on an H200 (data/speed.md).
+ONE_SHAPE = 15.0
 MORE_SHAPES = 2  # batches of a second shape are compiled for any shape, then never again
 MEMORY = 1.5  # most of the memory account that compiled blocks have taken; 1.22 was measured
 
