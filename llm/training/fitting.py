@@ -32,6 +32,7 @@ class Fitting:
         resume: go on from the folder's checkpoint.
         device: "cpu", "cuda" or "mps".
         quiet: no progress on stderr.
+        graphs: let a GPU record its steps (`llm.training.speed.CUDAGraphSteps`).
     """
 
     settings: FinetuneSettings
@@ -39,6 +40,7 @@ class Fitting:
     resume: bool
     device: str
     quiet: bool
+    graphs: bool = True
 
     @property
     def on_gpu(self) -> bool:
@@ -88,7 +90,7 @@ class Fitting:
             checkpoint_every=per_epoch,
             keep_best=settings.keep == "best" and not settings.all_messages,
             precision=settings.precision,
-            cuda_graphs=on_gpu and cuda_graphs,
+            cuda_graphs=on_gpu and cuda_graphs and self.graphs,
             seed=settings.seed,
         )
         identity = {"finetuning": settings.to_dict(), "data": data_sha256, "base": asdict(base)}
