@@ -42,7 +42,7 @@ from llm.utils.program import Parser, positive, run
 
 BETWEEN_WRITES = 3.0  # seconds
 # What --quick trains, and on what: as many blocks as the real base has, but thin ones.
-SMALL_BASE = GPTConfig(vocab_size=8192, context_length=64, emb_dim=16, n_heads=2, n_layers=10)
+SMALL_BASE = GPTConfig(vocab_size=8192, context_length=64, emb_dim=32, n_heads=2, n_layers=10)
 SMALL = {"data": str(EVERYDAY), "limit": 16, "epochs": 1}
 FIRST_FAILURES = 8  # runs: when so many fail and none has gone well, something else is wrong
 

@@ -95,13 +95,13 @@ class Pool:
             elif heard:
                 return worker.done(), Answer(**heard)
             elif worker.job is None:
-                worker.begin()
+                worker.ended = True
             elif worker.graphs:
                 worker.begin()
                 worker.take(*worker.job, graphs=False)
             else:
+                worker.ended = True
                 error = worker.error or "its process ended without an answer"
-                worker.begin()
                 return worker.done(), Answer(failed=error)
 
 
@@ -138,6 +138,7 @@ class _Worker:
 
     def begin(self) -> None:
         """Start the process, or another in its place."""
+        self.ended = False
         path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "llm.studies.pool_worker", self._device, self._folder],
@@ -151,6 +152,8 @@ class _Worker:
 
     def take(self, key: object, job: dict, graphs: bool = True) -> None:
         """Send it a run."""
+        if self.ended:
+            self.begin()
         self.job, self.graphs = (key, job), graphs
         if graphs:
             self.error = ""
