@@ -57,7 +57,7 @@ def test_a_process_that_dies_is_replaced_and_its_run_made_again(runs):
         pool.start("first", runs[0])
         key, answer = pool.wait()
         assert key == "first" and answer.record
-        bad = {"settings": {"lora": {}}, "graphs": True}
+        bad = {"settings": {"lora": {"depth": 1}}, "graphs": True}
         pool._workers[0].take("bad", bad)
         key, answer = pool.wait()
         assert key == "bad" and answer.failed and pool.idle == 1
