@@ -14,6 +14,7 @@ import os
 import statistics
 import time
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -110,7 +111,17 @@ def gpus(given) -> dict:
                 print(f"{time.time() - started:4.0f} s  {describe(found)}", flush=True)
                 if given.out:
                     write_json(given.out, content)
+        if given.out and distributed.is_main_process():
+            draw(content, given.out)
     return content
+
+
+def draw(content: dict, out: Path) -> None:
+    """The figure of a result, beside its file."""
+    from llm.figures.cards import scaling_figure
+    from llm.figures.style import save_figure
+
+    save_figure(scaling_figure(content["results"]), out.with_suffix(".png"))
 
 
 def cases(world: int, quick: bool) -> list[Case]:

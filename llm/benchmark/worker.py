@@ -34,6 +34,10 @@ def measure(job) -> dict:
     if job.account:
         account = memory_account(step.model, lambda: step.loss(0))
         result["memory_account"] = {**account, "peak": step_peak(account)}
+    if on_gpu:  # a recording's peak is when it is made; building the model is no part of it
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
     for i in range(job.warm_up):
         step.run(i)
