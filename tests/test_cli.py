@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 from small import write_base, write_messages
 
-from llm.cli import commands
+from llm.cli import using
 from llm.cli.parser import build_parser, main
 from llm.lora.settings import LoRASettings
 from llm.training.classification import ClassificationTask
@@ -237,7 +237,7 @@ def test_evaluate_prints_the_metric_names_of_the_results(folder, tsv):
 
 @pytest.mark.parametrize("as_json", [True, False])
 def test_predict_holds_a_few_messages_of_a_long_file_at_a_time(folder, as_json, monkeypatch):
-    monkeypatch.setattr(commands, "MESSAGES_AT_ONCE", 2)
+    monkeypatch.setattr(using, "MESSAGES_AT_ONCE", 2)
 
     class Endless(io.BytesIO):
         """Three messages, then a file that cannot be read on."""

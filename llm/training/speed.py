@@ -84,13 +84,22 @@ def recompute_cheap(model: nn.Module) -> None:
 
 def _recompute(model: nn.Module, policy: Callable) -> None:
     """Wrap what computes a block, before it is compiled, so that the compiler sees the wrapper."""
-    contexts = partial(create_selective_checkpoint_contexts, policy)
+    contexts = {"context_fn": partial(create_selective_checkpoint_contexts, policy)}
+    # Dropout must be drawn anew as it was; a CUDA graph cannot be recorded around that.
+    draws = any(isinstance(module, nn.Dropout) and module.p for module in model.modules())
 
     def wrapped(function: Callable) -> Callable:
         def recomputed(*args):
             if not torch.is_grad_enabled():
                 return function(*args)
-            return checkpoint(function, *args, use_reentrant=False, context_fn=contexts)
+            # Without the compiler, to ask for each operation takes longer than the operation.
+            asks = policy is not _keep_nothing or torch.compiler.is_compiling()
+            how = {
+                "use_reentrant": False,
+                "preserve_rng_state": draws,
+                **(contexts if asks else {}),
+            }
+            return checkpoint(function, *args, **how)
 
         return recomputed
 
