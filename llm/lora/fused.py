@@ -155,4 +155,4 @@ class _LoRALinears(torch.autograd.Function):
 
 def _numbers(weight, dtype: torch.dtype) -> torch.Tensor:
     """W (out, in), made of its codes where it is kept in them."""
-    return weight if torch.is_tensor(weight) else weight.dequantize().to(dtype)
+    return weight if torch.is_tensor(weight) else weight.numbers(dtype)

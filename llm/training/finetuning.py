@@ -114,12 +114,14 @@ def finetune(
     device: str = "auto",
     quiet: bool = True,
     report: bool = True,
+    graphs: bool = True,
     compiled: bool | None = None,
 ) -> RunRecord:
     """Run it, and leave a folder that `llm.formats.finetuned.load_finetuned` reads.
 
     Args:
         quiet: print nothing on stderr; otherwise progress, and with `report` what was read.
+        graphs: let a GPU record its steps; without, it takes them one kernel at a time.
         compiled: whether to compile the blocks, on a GPU; None: where it pays.
 
     Returns:
@@ -131,12 +133,13 @@ def finetune(
     """
     out = Path(out)
     with distributed.team(), locked_folder(out) if distributed.is_main_process() else nullcontext():
-        if record := _finished(settings, out) if resume else None:
+        if resume and (record := _finished(settings, out)):
             return record
         device = pick_device(device)
         if compiled:
             refuse_on(device)
-        return _finetune(Fitting(settings, out, resume, device, quiet, compiled), report)
+        fitting = Fitting(settings, out, resume, device, quiet, graphs, compiled)
+        return _finetune(fitting, report)
 
 
 def _finished(settings: FinetuneSettings, out: Path) -> RunRecord | None:

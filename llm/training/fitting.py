@@ -34,6 +34,7 @@ class Fitting:
         resume: go on from the folder's checkpoint.
         device: "cpu", "cuda" or "mps".
         quiet: no progress on stderr.
+        graphs: let a GPU record its steps (`llm.training.speed.CUDAGraphSteps`).
         compiled: whether to compile the blocks; None: where it pays (`llm.training.compiling`).
     """
 
@@ -42,6 +43,7 @@ class Fitting:
     resume: bool
     device: str
     quiet: bool
+    graphs: bool = True
     compiled: bool | None = None
 
     @property
@@ -92,7 +94,7 @@ class Fitting:
             checkpoint_every=per_epoch,
             keep_best=settings.keep == "best" and not settings.all_messages,
             precision=settings.precision,
-            cuda_graphs=on_gpu and cuda_graphs,
+            cuda_graphs=on_gpu and cuda_graphs and self.graphs,
             seed=settings.seed,
         )
         identity = {"finetuning": settings.to_dict(), "data": data_sha256, "base": asdict(base)}
