@@ -25,6 +25,7 @@ from llm.model.parameters import fingerprint
 from llm.training import distributed
 from llm.training.checkpoint import CHECKPOINT
 from llm.training.classification import ClassificationTask
+from llm.training.compiling import refuse_on
 from llm.training.device import keep_freed_memory, pick_device
 from llm.training.fitting import RECORDED_WIDTH, Fitting
 from llm.training.settings import LEARNING_RATES as LEARNING_RATES  # offered here too
@@ -114,12 +115,14 @@ def finetune(
     quiet: bool = True,
     report: bool = True,
     graphs: bool = True,
+    compiled: bool | None = None,
 ) -> RunRecord:
     """Run it, and leave a folder that `llm.formats.finetuned.load_finetuned` reads.
 
     Args:
         quiet: print nothing on stderr; otherwise progress, and with `report` what was read.
         graphs: let a GPU record its steps; without, it takes them one kernel at a time.
+        compiled: whether to compile the blocks, on a GPU; None: where it pays.
 
     Returns:
         the folder's record; its `results` are a run of `results.json`.
@@ -132,7 +135,10 @@ def finetune(
     with distributed.team(), locked_folder(out) if distributed.is_main_process() else nullcontext():
         if resume and (record := _finished(settings, out)):
             return record
-        fitting = Fitting(settings, out, resume, pick_device(device), quiet, graphs)
+        device = pick_device(device)
+        if compiled:
+            refuse_on(device)
+        fitting = Fitting(settings, out, resume, device, quiet, graphs, compiled)
         return _finetune(fitting, report)
 
 

@@ -37,6 +37,20 @@ def compile_blocks(model: nn.Module) -> None:
         model.last_block = torch.compile(model.last_block)
 
 
+@contextmanager
+def compiled_blocks(model: nn.Module) -> Iterator[None]:
+    """`compile_blocks` for a while. Evaluations, whose batches are of any shape, stay out of it."""
+    function = getattr(model, "last_block", None)
+    compile_blocks(model)
+    try:
+        yield
+    finally:
+        for block in _blocks(model):
+            block._compiled_call_impl = None
+        if function:
+            model.last_block = function
+
+
 def keep_frozen_in_bfloat16(model: nn.Module) -> None:
     """Keep every weight that is not trained in bfloat16, in place: 2 bytes in place of 4.
 
