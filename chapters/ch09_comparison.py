@@ -24,7 +24,7 @@ import llm  # noqa: F401  (before torch; llm/__init__.py says why)
 # isort: split
 import torch
 from lesson import lesson, listing, patience, save, say, section, show, try_next, weights_option
-from lesson_plots import storage_figure
+from lora_plots import storage_figure
 
 from llm.figures.comparison import overview_figure
 from llm.inference.adapters import Adapters

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 from small import write_base, write_messages
 
-from llm.cli import commands
+from llm.cli import using
 from llm.cli.parser import build_parser, main
 from llm.lora.settings import LoRASettings
 from llm.training.classification import ClassificationTask
@@ -154,7 +154,7 @@ def test_every_option_says_what_it_is_and_its_default(command):
             continue
         if action.required or action in either_or:
             assert shown.endswith("required)")
-        elif action.nargs == 0:
+        elif action.nargs == 0 and action.default is not None:
             assert shown.endswith("(default: off)")
         elif action.default in (None, [], {}) or action.dest in ("targets", "schedule_steps"):
             assert "; default: " in shown, action.dest  # in words
@@ -237,7 +237,7 @@ def test_evaluate_prints_the_metric_names_of_the_results(folder, tsv):
 
 @pytest.mark.parametrize("as_json", [True, False])
 def test_predict_holds_a_few_messages_of_a_long_file_at_a_time(folder, as_json, monkeypatch):
-    monkeypatch.setattr(commands, "MESSAGES_AT_ONCE", 2)
+    monkeypatch.setattr(using, "MESSAGES_AT_ONCE", 2)
 
     class Endless(io.BytesIO):
         """Three messages, then a file that cannot be read on."""

@@ -25,6 +25,7 @@ from llm.model.parameters import fingerprint
 from llm.training import distributed
 from llm.training.checkpoint import CHECKPOINT
 from llm.training.classification import ClassificationTask
+from llm.training.compiling import refuse_on
 from llm.training.device import keep_freed_memory, pick_device
 from llm.training.fitting import RECORDED_WIDTH, Fitting
 from llm.training.settings import LEARNING_RATES as LEARNING_RATES  # offered here too
@@ -113,11 +114,15 @@ def finetune(
     device: str = "auto",
     quiet: bool = True,
     report: bool = True,
+    graphs: bool = True,
+    compiled: bool | None = None,
 ) -> RunRecord:
     """Run it, and leave a folder that `llm.formats.finetuned.load_finetuned` reads.
 
     Args:
         quiet: print nothing on stderr; otherwise progress, and with `report` what was read.
+        graphs: let a GPU record its steps; without, it takes them one kernel at a time.
+        compiled: whether to compile the blocks, on a GPU; None: where it pays.
 
     Returns:
         the folder's record; its `results` are a run of `results.json`.
@@ -128,8 +133,13 @@ def finetune(
     """
     out = Path(out)
     with distributed.team(), locked_folder(out) if distributed.is_main_process() else nullcontext():
-        record = _finished(settings, out) if resume else None
-        return record or _finetune(settings, out, resume, pick_device(device), quiet, report)
+        if resume and (record := _finished(settings, out)):
+            return record
+        device = pick_device(device)
+        if compiled:
+            refuse_on(device)
+        fitting = Fitting(settings, out, resume, device, quiet, graphs, compiled)
+        return _finetune(fitting, report)
 
 
 def _finished(settings: FinetuneSettings, out: Path) -> RunRecord | None:
@@ -148,11 +158,11 @@ def _finished(settings: FinetuneSettings, out: Path) -> RunRecord | None:
     )
 
 
-def _finetune(settings, out, resume, device, quiet, report) -> RunRecord:
+def _finetune(fitting: Fitting, report: bool) -> RunRecord:
     import torch._dynamo  # noqa: F401  66 MB that AdamW would load while the run is measured
 
     keep_freed_memory()
-    fitting = Fitting(settings, out, resume, device, quiet)
+    settings = fitting.settings
     if settings.writes:
         return learn_to_write(fitting, report)
     config = load_config(settings.model)
@@ -160,8 +170,8 @@ def _finetune(settings, out, resume, device, quiet, report) -> RunRecord:
     data = prepare_messages(settings, tokenizer, config.context_length)
     # From here on memory grows by what the method needs, and by nothing else.
     before = fitting.memory_in_use()
-    model, start, base = build_classifier(settings, device)
-    if report and not quiet and distributed.is_main_process():
+    model, start, base = build_classifier(settings, fitting.device)
+    if report and not fitting.quiet and distributed.is_main_process():
         print(data.report(), file=sys.stderr)
     if settings.method == "lora" and start:
         # What the frozen blocks make of a message is then the same in any batch, to the last bit,
