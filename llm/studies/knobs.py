@@ -40,7 +40,7 @@ from llm.utils.files import read_json, write_text
 from llm.utils.paths import EVERYDAY
 from llm.utils.program import Parser, positive, run
 
-BETWEEN_WRITES = 3.0  # seconds
+BETWEEN_WRITES = 10.0  # seconds
 # What --quick trains, and on what: as many blocks as the real base has, but thin ones.
 SMALL_BASE = GPTConfig(vocab_size=8192, context_length=64, emb_dim=32, n_heads=2, n_layers=10)
 SMALL = {"data": str(EVERYDAY), "limit": 16, "epochs": 1}
@@ -104,13 +104,13 @@ class Study:
                     pool.start(key, self.settings(key))
                 if not pool.busy:
                     break
+                if self.base.done() and time.perf_counter() - written > BETWEEN_WRITES:
+                    self.write()  # while all processes are at work
+                    written = time.perf_counter()
                 ended = pool.wait(left if seconds else None)
                 if ended is None:
                     break
                 self.take(*ended)
-                if self.base.done() and time.perf_counter() - written > BETWEEN_WRITES:
-                    self.write()
-                    written = time.perf_counter()
         return self.write(complete=self.plan.next() is None and left > 0)
 
     def take(self, key: Key, answer: Answer) -> None:
