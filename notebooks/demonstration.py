@@ -9,6 +9,7 @@ import html
 from text_box import CELL, WRAP, text_box
 
 from llm.inference.adapters import Adapters
+from llm.inference.draft import Draft
 from llm.inference.explain import Explanation, Part, explain, explanations
 
 # Okabe and Ito 2008: two colours that colour-blind readers tell apart. Beside the colour, words
@@ -50,10 +51,11 @@ def demonstration(adapters: Adapters, message: str = "", hint: str = "type a mes
     Returns:
         what `text_box.text_box` returns.
     """
+    draft = Draft(adapters)
     return text_box(
         message,
         hint,
-        lambda typed: map(page, explanations(adapters, typed)),
+        lambda typed: map(page, explanations(adapters, typed, draft)),
         first=page(explain(adapters, message)) if message.strip() else "",
     )
 

@@ -17,6 +17,7 @@ from llm.data.batching import (
     Encoded,
     batch_indices,
     collate,
+    padded_width,
     sorted_batches,
     steps_per_epoch,
 )
@@ -110,6 +111,16 @@ class ClassificationTask:
 
         return self.batch(max(range(steps_per_epoch(len(ids), self.batch_size)), key=tokens))
 
+    def shapes(self) -> list[tuple[int, int]]:
+        """(rows, tokens a row) of the first batches, at most an epoch's or a hundred, padded."""
+        messages = self.train.messages
+        steps = steps_per_epoch(len(messages), self.batch_size)
+        batches = [self._indices(step) for step in range(min(steps, 100))]
+        return [
+            (len(batch), padded_width(messages, batch, self.width, self.context_length))
+            for batch in batches
+        ]
+
     def loss(self, model: GPTClassifier, weighted: Weighted) -> torch.Tensor:
         """Cross-entropy: this micro-batch's share of the mean over the batch's messages.
 
@@ -148,8 +159,7 @@ class ClassificationTask:
 
     def _inputs(self, part: Part, indices: list[int]) -> tuple:
         """A batch; and what the frozen blocks made of it, packed, with its lengths, or None."""
-        longest = max(len(part.messages.ids[index]) for index in indices)
-        width = min(-(-longest // self.width) * self.width, self.context_length)
+        width = padded_width(part.messages, indices, self.width, self.context_length)
         batch = collate(part.messages, indices, self.device, width)
         if part.hidden is None:
             return batch, None, None

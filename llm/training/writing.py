@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from llm.data.batching import Batch, batch_indices, collate, steps_per_epoch
+from llm.data.batching import Batch, batch_indices, collate, padded_width, steps_per_epoch
 from llm.data.documents import EncodedDocuments
 from llm.inference.log_probabilities import measure_documents
 from llm.model.gpt import GPTModel
@@ -58,8 +58,7 @@ class WritingTask:
         mine = indices[micro_batch::micro_batches]
         if not mine:  # fewer pieces than parts: something to compute on, that does not count
             mine, weight = indices[:1], 0.0
-        longest = max(len(ids[index]) for index in mine)
-        width = min(-(-longest // self.width) * self.width, self.context_length)
+        width = padded_width(self.train.pieces, mine, self.width, self.context_length)
         batch = collate(self.train.pieces, mine, self.device, width)
         # A tensor, because a CUDA graph takes no other number than it was recorded with.
         return WeightedTokens(batch, torch.tensor(weight, device=self.device))
@@ -73,6 +72,16 @@ class WritingTask:
             return max(lengths) * len(lengths) if self.device.type == "cuda" else sum(lengths)
 
         return self.batch(max(range(steps_per_epoch(len(ids), self.batch_size)), key=tokens))
+
+    def shapes(self) -> list[tuple[int, int]]:
+        """(rows, tokens a row) of the first batches, at most an epoch's or a hundred, padded."""
+        messages = self.train.pieces
+        steps = steps_per_epoch(len(messages), self.batch_size)
+        batches = [self._indices(step) for step in range(min(steps, 100))]
+        return [
+            (len(batch), padded_width(messages, batch, self.width, self.context_length))
+            for batch in batches
+        ]
 
     def loss(self, model: GPTModel, weighted: WeightedTokens) -> torch.Tensor:
         """Cross-entropy: this micro-batch's share of the mean over the batch's tokens."""
