@@ -13,6 +13,10 @@ def knob_table(results: dict) -> str:
     cells = [cell for cell in results["cells"] if cell["units"] >= FEW]
     names = list(dict.fromkeys(cell["cell"] for cell in cells))
     found = {(cell["cell"], cell["task"]): cell for cell in cells}
+    trained = {  # without the head of a classifier
+        name: min(c["trainable_parameters"] for c in results["cells"] if c["cell"] == name)
+        for name in names
+    }
     rows = [
         "| | trained numbers | writing: rate | bits a byte | minus the default "
         "| spam: rate | F1, % | minus the default | diverged |",
@@ -21,7 +25,7 @@ def knob_table(results: dict) -> str:
     for name in names:
         mine = [found.get((name, task)) for task in METRIC]
         cells = [cell for cell in mine if cell]
-        row = [name, f"{cells[0]['trainable_parameters']:,}"]
+        row = [name, f"{trained[name]:,}"]
         for cell in mine:
             row += _columns(cell) if cell else ["", "", ""]
         gone, made = (sum(c[key] for c in cells) for key in ("diverged_at_any_rate", "all_runs"))
