@@ -5,6 +5,7 @@
 
 import re
 
+from llm.studies.knob_tables import knob_table, rate_table
 from llm.studies.tables import curve_differences, curve_table, paired_table, results_table
 from llm.studies.variant_tables import variants_section
 from llm.utils.errors import InputError
@@ -15,6 +16,7 @@ from llm.utils.program import run
 START, END = "<!-- results -->", "<!-- /results -->"
 PAIRED_START, PAIRED_END = "<!-- paired -->", "<!-- /paired -->"
 CURVE_START, CURVE_END = "<!-- learning-curve -->", "<!-- /learning-curve -->"
+KNOBS_START, KNOBS_END = "<!-- knobs -->", "<!-- /knobs -->"
 VARIANTS_START, VARIANTS_END = "<!-- variants -->", "<!-- /variants -->"
 
 
@@ -42,6 +44,9 @@ def up_to_date(text: str) -> str:
         curve_differences(curve),
     ]
     text = with_table(text, "\n".join(tables), (CURVE_START, CURVE_END))
+    knobs = read_json(DATA / "knobs.json")
+    tables = [knob_table(knobs), rate_table(knobs)]
+    text = with_table(text, "\n\n".join(tables), (KNOBS_START, KNOBS_END))
     return with_table(text, variants_section(), (VARIANTS_START, VARIANTS_END))
 
 
