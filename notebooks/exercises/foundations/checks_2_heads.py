@@ -55,7 +55,7 @@ def check_merge_heads(merge_heads):
     heads = torch.stack([x[:, :, :2], x[:, :, 2:]], dim=1)  # (2, 2, 3, 2)
     found = attempt(
         *(merge_heads, heads),
-        hint="view refuses after a transpose, since the numbers do not lie in memory in that order. "
+        hint="view refuses after a transpose: the numbers do not lie in memory in that order. "
         "reshape or flatten makes a copy where it has to.",
     )
     mistakes = {
