@@ -39,8 +39,10 @@ KINDS = {  # of operations in a profile, by a part of their names; the first tha
     "attention": ("attention",),
     "GELU": ("gelu",),
     "LayerNorm": ("layer_norm",),
-    "optimizer": ("adamw", "Optimizer", "_foreach"),
-    "softmax of the next tokens": ("logsumexp", "exp_", "sub_", "gather", "scatter_add"),
+    "optimizer": ("adamw", "Optimizer", "_foreach", "norm"),
+    "softmax of the next tokens": ("exp", "amax", "aten::log", "sub", "gather", "scatter"),
+    "copies": ("copy", "cat", "clone", "embedding", "index", "zero", "fill"),
+    "sums and scales": ("add", "mul", "div", "sum"),
 }
 
 
