@@ -4,8 +4,9 @@
 a notebook.
 """
 
-import asyncio
 import html
+
+from text_box import CELL, WRAP, text_box
 
 from llm.inference.adapters import Adapters
 from llm.inference.explain import Explanation, Part, explain, explanations
@@ -14,14 +15,9 @@ from llm.inference.explain import Explanation, Part, explain, explanations
 # that speak for the label have a line below, and words against it one above. All colours are laid
 # over the notebook's own, be they light or dark.
 FOR, AGAINST = "213, 94, 0", "0, 114, 178"
-CELL = "padding:6px 14px 6px 0; vertical-align:top; text-align:left; background:none"
-WRAP = "overflow-wrap:anywhere; white-space:normal"  # a word of 500 letters, too
 
 # Spam to the shipped adapter, and ham without the telephone number.
 OPENING = "WINNER!! You have won a free phone, can you call us on 09061701461 before tomorrow"
-
-PAUSE = 0.12  # seconds without a key, after which the message is answered
-BREATH = 0.01  # seconds between two drawings, in which a key is heard
 
 
 def page(answers: dict[str, Explanation]) -> str:
@@ -49,38 +45,17 @@ def page(answers: dict[str, Explanation]) -> str:
 
 
 def demonstration(adapters: Adapters, message: str = "", hint: str = "type a message"):
-    """A text box with the answers under it, for a notebook's last line.
-
-    They are drawn anew when the typing pauses: first the answers, then, finer and finer, the words
-    that moved them. A key that comes meanwhile ends that, so that none has to wait for another.
+    """A text box with the answers under it: first how likely, then the words that moved them.
 
     Returns:
-        an ipywidgets box: its first child is the text box, its second the answers.
+        what `text_box.text_box` returns.
     """
-    import ipywidgets
-
-    box = ipywidgets.Textarea(
-        message, placeholder=hint, rows=3, layout=ipywidgets.Layout(width="46em", max_width="100%")
+    return text_box(
+        message,
+        hint,
+        lambda typed: map(page, explanations(adapters, typed)),
+        first=page(explain(adapters, message)) if message.strip() else "",
     )
-    shown = ipywidgets.HTML(page(explain(adapters, message)) if message.strip() else "")
-    latest: list[asyncio.Task] = []
-
-    async def answer(typed: str) -> None:
-        await asyncio.sleep(PAUSE)
-        for answers in explanations(adapters, typed):
-            shown.value = page(answers)
-            await asyncio.sleep(BREATH)
-
-    def draw(change) -> None:
-        while latest:
-            latest.pop().cancel()
-        if not change["new"].strip():  # nothing to answer
-            shown.value = ""
-            return
-        latest.append(asyncio.get_running_loop().create_task(answer(change["new"])))
-
-    box.observe(draw, names="value")
-    return ipywidgets.VBox([box, shown])
 
 
 def _bar(answer: Explanation) -> str:

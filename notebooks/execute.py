@@ -81,13 +81,14 @@ def differences(committed: nbformat.NotebookNode, fresh: nbformat.NotebookNode) 
 
 
 if __name__ == "__main__":
-    os.environ["OMP_NUM_THREADS"] = "1"
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", help="of notebooks, without .ipynb; default: all")
     parser.add_argument("--check", action="store_true", help="write nothing; say what differs")
+    parser.add_argument("--threads", default="1", help="other numbers in the last digits")
     options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = options.threads
     from llm.utils.files import write_text
 
     for path in [HERE / f"{name}.ipynb" for name in options.names] or NOTEBOOKS:

@@ -1,13 +1,17 @@
 """From the notebooks with solutions to the ones for students: run the first, make the second.
 
-    python notebooks/make_exercises.py             runs solutions/lora, then makes exercises/lora
-    python notebooks/make_exercises.py --no-run    only makes exercises/lora
+    python notebooks/make_exercises.py                         runs all of solutions/, then makes
+                                                               exercises/
+    python notebooks/make_exercises.py foundations             one assignment
+    python notebooks/make_exercises.py foundations/2_attention runs one notebook of it
+    python notebooks/make_exercises.py --no-run                only makes exercises/
 
-The second part is `nbgrader generate_assignment` and nothing else; edit only what lies in
-solutions/. Takes what is in requirements-dev.txt.
+An assignment is a folder of solutions/. The second part is `nbgrader generate_assignment` and
+nothing else; edit only what lies in solutions/. Takes what is in requirements-dev.txt.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +22,7 @@ from nbclient import NotebookClient
 from llm.utils.files import write_text
 
 HERE = Path(__file__).parent
-ASSIGNMENT = "lora"
+SOLUTIONS = HERE / "solutions"
 
 
 def run(path: Path) -> None:
@@ -31,10 +35,13 @@ def run(path: Path) -> None:
     write_text(path, nbformat.writes(notebook) + "\n")
 
 
-def release(course: Path) -> None:
-    """Make `exercises/` from `solutions/` in a folder with nbgrader's settings."""
+def release(course: Path, assignment: str = "*") -> None:
+    """Make `exercises/` from `solutions/` in a folder with nbgrader's settings.
+
+    assignment: a name, or a pattern for several, which one process makes.
+    """
     subprocess.run(
-        [sys.executable, "-m", "nbgrader", "generate_assignment", ASSIGNMENT]
+        [sys.executable, "-m", "nbgrader", "generate_assignment", assignment]
         + ["--force", "--no-db", "--quiet"],
         cwd=course,
         check=True,
@@ -42,13 +49,18 @@ def release(course: Path) -> None:
 
 
 if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"  # sums over several threads round otherwise
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("what", nargs="?", default="*", help="an assignment or a notebook of it")
     parser.add_argument("--no-run", action="store_true", help="leave the outputs as they are")
     options = parser.parse_args()
-    if not options.no_run:
-        for notebook_path in sorted((HERE / "solutions" / ASSIGNMENT).glob("*.ipynb")):
-            print(f"running {notebook_path.relative_to(HERE.parent)}", flush=True)
-            run(notebook_path)
-    release(HERE)
+    assignment, _, name = options.what.partition("/")
+    chosen = sorted(SOLUTIONS.glob(f"{assignment}/{name.removesuffix('.ipynb') or '*'}.ipynb"))
+    if not chosen:
+        parser.error(f"there is no {options.what} in {SOLUTIONS.relative_to(HERE.parent)}")
+    for path in [] if options.no_run else chosen:
+        print(f"running {path.relative_to(HERE.parent)}", flush=True)
+        run(path)
+    release(HERE, assignment)

@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parent))
 
 c = get_config()  # noqa: F821  (nbgrader provides it)
-c.CourseDirectory.course_id = "lora"
+c.CourseDirectory.course_id = "gpt2-lora"
 c.CourseDirectory.source_directory = "solutions"  # with solutions and hidden tests
 c.CourseDirectory.release_directory = "exercises"  # made from them, for students
 c.CourseDirectory.ignore = ["__pycache__", ".ipynb_checkpoints", "*.pyc"]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from forked import call
 
-from llm.benchmark import adapters, cpu, gpu, prediction, runner, worker
+from llm.benchmark import adapters, busy, cpu, gpu, prediction, runner, worker
 from llm.benchmark.gpu import growth
 from llm.benchmark.peers import NEEDS, Job, missing, prepare
 from llm.benchmark.runner import describe, ratios, run_worker
@@ -33,6 +33,7 @@ def command_line(arguments: list[str]) -> None:
     [
         (["mini", "--rounds", "0"], ["--rounds", "at least 1"]),
         (["mini", "--only", "ours,theirs"], ["theirs", "peft-padded"]),
+        (["busy", "--only", "compare,sleep"], ["sleep", "notebooks"]),
         (["inference", "--shape", "gpt9"], ["gpt9", "gpt2-xl"]),
         (["start", "--out", "{file}/below/a/file.json"], ["below"]),
         pytest.param(
@@ -284,6 +285,32 @@ def test_the_predict_suite(monkeypatch):
     monkeypatch.setattr(prediction, "ONE", ["-c", "pass"])
     content = prediction.predict(options(rounds=1, messages=20))
     assert set(content["results"]) >= {"one message", "2 messages", "20 messages", "peft"}
+    for ratio in content["ratios"].values():
+        check_spread(ratio)
+
+
+def test_the_busy_suite(monkeypatch, tmp_path):
+    """The commands are stood in for, the busy loop runs; a file is kept as it goes."""
+    started, written = [], []
+
+    def run(arguments, *rest):
+        if "a1_tokens" in arguments:
+            raise busy.Failed("ended with status 1")
+        started.append(arguments)
+
+    monkeypatch.setattr(busy, "_run", run)
+    monkeypatch.setattr(busy, "write_json", lambda path, content: written.append(str(content)))
+    given = {"rounds": 2, "messages": 3, "only": "compare,notebooks", "whole": True}
+    content = busy.busy(options(**given, out=tmp_path / "busy.json"))
+    notebooks = sorted({path.stem for path in busy.NOTEBOOKS.glob("*.ipynb")} - {"a1_tokens"})
+    names = ["compare", "compare, with its defaults", *(f"notebook {name}" for name in notebooks)]
+    assert list(content["results"]) == names
+    assert len(started) == len(written) == 2 * 2 * len(names)
+    assert len(set(written)) == len(written)
+    assert sum("06_touch_it" in command for command in started) == 0
+    assert sum("make_touch.py" in command[0] for command in started) == 4
+    for runs in content["results"].values():
+        assert len(runs["alone"]) == len(runs["busy"]) == 2
     for ratio in content["ratios"].values():
         check_spread(ratio)
 

@@ -4,6 +4,7 @@ import math
 
 import demonstration as in_notebook
 import pytest
+import text_box
 import torch
 from demonstration import OPENING, page
 from hypothesis import HealthCheck, example, given, settings
@@ -132,7 +133,7 @@ def test_what_was_not_read_is_said(adapters):
 
 
 def test_the_box_answers_when_the_typing_pauses(adapters, monkeypatch):
-    monkeypatch.setattr(in_notebook, "PAUSE", 0)
+    monkeypatch.setattr(text_box, "PAUSE", 0)
     asked = []
 
     def noted(adapters, message):
@@ -167,7 +168,7 @@ def test_the_box_answers_when_the_typing_pauses(adapters, monkeypatch):
 
 
 def test_a_key_ends_the_answer_to_the_one_before(adapters, long_message, monkeypatch):
-    monkeypatch.setattr(in_notebook, "PAUSE", 0)
+    monkeypatch.setattr(text_box, "PAUSE", 0)
     monkeypatch.setattr("llm.inference.explain.AT_ONCE", 256)
     drawn = []
 

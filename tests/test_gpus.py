@@ -10,6 +10,7 @@ import torch
 from forked import ended, start
 
 from llm.benchmark import gpus
+from llm.figures.cards import scaling_figure
 
 PROCESSES = 4
 
@@ -38,7 +39,7 @@ def content(tmp_path_factory) -> dict:
         process.join(timeout=240)
         done = ended(process, output)
         assert done.returncode == 0, done.stderr
-    assert not any((folder / f"{rank}.json").exists() for rank in range(1, PROCESSES))
+    assert sorted(path.name for path in folder.glob("[0-9].*")) == ["0.json", "0.png"]
     return json.loads((folder / "0.json").read_text())
 
 
@@ -68,3 +69,19 @@ def test_ratios_are_of_the_work_done_in_the_same_time():
             "high": pytest.approx(2.4),
         }
     }
+
+
+def test_the_figure_draws_what_was_measured_on_one_card_and_more(content):
+    skipped = {"shape": "gpt2-xl", "method": "full", "scaling": "strong", "cards": 4}
+    figure = scaling_figure([*content["results"], {**skipped, "skipped": "out of memory"}])
+    weak, strong, exchanged, share = figure.axes
+    for panel, lines in ((weak, 3), (strong, 3), (exchanged, 2), (share, 2)):  # two with the ideal
+        assert len(panel.lines) == lines
+    by_bytes = sorted(list(line.get_ydata())[0] for line in exchanged.lines)
+    trained = {row["method"]: row["trained_numbers"] for row in content["results"]}
+    assert by_bytes == sorted(4 * numbers / 1e6 for numbers in trained.values())
+
+
+def test_one_card_alone_is_a_figure_without_lines(content):
+    figure = scaling_figure([row for row in content["results"] if row["cards"] == 1])
+    assert [len(panel.lines) for panel in figure.axes] == [1, 1, 0, 0]

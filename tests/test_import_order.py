@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # The files of checks are imported by notebooks alone, and there after llm.
 PROGRAMS = [*ROOT.glob("chapters/*.py"), *ROOT.glob("notebooks/*.py")]
 NOTEBOOKS = [path for path in ROOT.glob("notebooks/**/*.ipynb") if ".ipynb_" not in str(path)]
-BRING_TORCH = {"torch", "transformers", "peft", "bitsandbytes", "checks"}
-BRING_TORCH |= {f"checks_{number}" for number in range(1, 6)}
+BRING_TORCH = {"torch", "transformers", "peft", "bitsandbytes"}
+BRING_TORCH |= {f"checks_{number}" for number in range(1, 10)}
 
 
 def source(path):

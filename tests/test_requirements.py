@@ -61,8 +61,11 @@ def test_what_is_declared_is_imported():
 
 def test_the_notebooks_get_what_their_code_imports():
     declared = names(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["notebooks"])
-    beside = {"notebook-plots", "demonstration", "make-exercises"}  # files that lie there
-    modules = [ROOT / "notebooks" / name for name in ("notebook_plots.py", "demonstration.py")]
+    modules = [
+        ROOT / "notebooks" / f"{name}.py"
+        for name in ("notebook_plots", "demonstration", "text_box", "writing_box")
+    ]
+    beside = {path.stem.replace("_", "-") for path in (ROOT / "notebooks").glob("*.py")}
     assert set(imported(modules)) - beside <= declared
 
 

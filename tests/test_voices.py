@@ -17,7 +17,13 @@ from llm.inference.explain import explain
 from llm.inference.generate import continue_each, generate, write_documents
 from llm.inference.log_probabilities import log_probabilities
 from llm.inference.memorised import numbers_in, repeated
-from llm.inference.voices import log_probabilities_mixed, write, write_in_turns, write_mixed
+from llm.inference.voices import (
+    continuations,
+    log_probabilities_mixed,
+    write,
+    write_in_turns,
+    write_mixed,
+)
 from llm.lora.inject import merge, unmerge
 from llm.lora.settings import LoRASettings
 from llm.model.gpt import GPTModel
@@ -136,6 +142,24 @@ def test_a_mixed_batch_writes_what_each_voice_writes_alone(adapters, alone, use_
     assert adapters.in_use == "ham"
     for prompt, name, text in zip(PROMPTS, VOICES, texts, strict=True):
         assert text == alone(name, prompt, 8), name
+
+
+@pytest.mark.parametrize("drawn", [{}, {"temperature": 1.0, "seed": 3}], ids=["greedy", "drawn"])
+def test_voices_that_write_a_token_in_turn_write_what_each_writes_alone(adapters, alone, drawn):
+    """Also where another adapter is used between two tokens; 60 outgrow the context of 48."""
+    adapters.use("classifier")
+    stages = []
+    for stage in continuations(adapters, "WIN a", VOICES, 60, **drawn):
+        assert adapters.in_use == "classifier"
+        if len(stages) % 10 == 0:
+            adapters.classify(["see you at the alpha"])
+        stages.append(stage)
+    for name in VOICES:
+        assert stages[-1][name].text == alone(name, "WIN a", 60, **drawn), name
+        assert stages[0][name].text == alone(name, "WIN a", 1, **drawn), name
+        ended = [stage[name].ended for stage in stages]
+        assert ended == sorted(ended)  # and once ended, it stays so
+        assert ended[-1] or len(stages) == 60
 
 
 def test_prompts_of_many_lengths_are_continued_as_each_alone(tiny):

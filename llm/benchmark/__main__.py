@@ -32,7 +32,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--steps", type=positive, default=5, help="optimizer steps a round")
     parser.add_argument("--threads", type=positive, default=os.cpu_count())
-    parser.add_argument("--only", help="mini, gpt2: contenders, such as ours,full")
+    parser.add_argument(
+        "--only", help="mini, gpt2: contenders, such as ours,full; busy: such as compare,notebooks"
+    )
+    parser.add_argument(
+        "--whole", action="store_true", help="busy: compare with its defaults as well, minutes each"
+    )
     parser.add_argument(
         "--messages", type=positive, default=5000, help="inference, busy, predict: to predict"
     )

@@ -14,6 +14,7 @@ import os
 import statistics
 import time
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -110,22 +111,27 @@ def gpus(given) -> dict:
                 print(f"{time.time() - started:4.0f} s  {describe(found)}", flush=True)
                 if given.out:
                     write_json(given.out, content)
+        if given.out and distributed.is_main_process():
+            draw(content, given.out)
     return content
+
+
+def draw(content: dict, out: Path) -> None:
+    """The figure of a result, beside its file."""
+    from llm.figures.cards import scaling_figure
+    from llm.figures.style import save_figure
+
+    save_figure(scaling_figure(content["results"]), out.with_suffix(".png"))
 
 
 def cases(world: int, quick: bool) -> list[Case]:
     """All measurements for up to `world` cards, the most telling first."""
     counts = [cards for cards in (1, 2, 4, 8, 16) if cards <= world]
-    weak = ["gpt2-xl", "gpt2-medium", "gpt2"]
+    kinds = [("gpt2-xl", "weak"), ("gpt2-medium", "strong"), ("gpt2-medium", "weak")]
+    kinds += [("gpt2-xl", "strong"), ("gpt2", "strong"), ("gpt2", "weak")]
     found = [
-        Case(shape, method, "weak", cards, WEAK * cards)
-        for shape in weak
-        for method in ("lora", "full")
-        for cards in counts
-    ]
-    found += [
-        Case(shape, method, "strong", cards, STRONG)
-        for shape in ("gpt2-medium", "gpt2")
+        Case(shape, method, scaling, cards, WEAK * cards if scaling == "weak" else STRONG)
+        for shape, scaling in kinds
         for method in ("lora", "full")
         for cards in counts
     ]

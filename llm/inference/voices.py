@@ -8,14 +8,15 @@ Keys and values that were kept belong to the adapter that made them: another has
 W_value. So each turn reads the text so far anew, once, and keeps its own from there on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from llm.data.batching import collate, sorted_batches
 from llm.data.documents import encode_documents
 from llm.inference.adapters import Adapters
-from llm.inference.generate import continue_each, generate
+from llm.inference.generate import continue_each, generate, stream
 from llm.inference.log_probabilities import row_log_probabilities
 from llm.utils.errors import InputError
 
@@ -62,6 +63,60 @@ def write_in_turns(
     finally:
         adapters.use(before)
     return texts
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What follows a prompt, as far as it is written."""
+
+    text: str
+    ended: bool  # by its voice, with the end-of-text token
+
+
+def continuations(
+    adapters: Adapters,
+    prompt: str,
+    names: Sequence[str | None],
+    max_new_tokens: int = 100,
+    **settings,
+) -> Iterator[dict[str | None, Continuation]]:
+    """Continue a prompt in several voices at a time, a token each in turn: to be watched.
+
+    For a token an adapter is switched to, and back: that costs next to nothing. Keys and values of
+    each voice are kept by themselves, so each writes what `write` lets it write alone, and between
+    two steps the adapters are free for other use.
+
+    Args:
+        names: adapters' names, None for the base.
+        settings: as in `write`.
+
+    Yields:
+        how far each has come, max_new_tokens times, or until all have ended their text.
+    """
+    tokenizer, body = adapters.tokenizer, adapters.model.body
+    ids = torch.tensor(
+        [[tokenizer.eot_id, *tokenizer.encode(prompt)]], device=body.tok_emb.weight.device
+    )
+    steps = {
+        name: stream(body, ids, max_new_tokens, stop=tokenizer.eot_id, **settings) for name in names
+    }
+    written: dict[str | None, list[int]] = {name: [] for name in names}
+    for _ in range(max_new_tokens):
+        before = adapters.in_use
+        try:
+            for name, step in steps.items():
+                if tokenizer.eot_id not in written[name]:
+                    adapters.use(name)
+                    written[name] += next(step).tolist()
+        finally:
+            adapters.use(before)
+        ended = {name: tokenizer.eot_id in new for name, new in written.items()}
+        yield {
+            name: Continuation(tokenizer.decode(new[: len(new) - ended[name]]), ended[name])
+            for name, new in written.items()
+        }
+        if all(ended.values()):
+            return
 
 
 def write_mixed(

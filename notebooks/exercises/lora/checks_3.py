@@ -1,7 +1,8 @@
 """The checks of exercises 3. They hold the answers to many questions: try first, read later."""
 
 import torch
-from checks import attempt, exercise, expect, pair
+
+from llm.exercises import attempt, exercise, expect, pair
 
 
 @exercise("3.1")

@@ -2,10 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from checks import TINY, attempt, exercise, expect, same
 from torch import nn
 
 from llm.data.tsv import Message
+from llm.exercises import TINY, attempt, exercise, expect, same
 from llm.lora.inject import replace_linear_with_lora
 from llm.model.classifier import GPTClassifier
 

@@ -1,8 +1,9 @@
 """The checks of exercises 1. They hold the answers to many questions: try first, read later."""
 
 import torch
-from checks import attempt, exercise, expect, pair
 from torch import nn
+
+from llm.exercises import attempt, exercise, expect, pair
 
 
 @exercise("1.1")

@@ -1,8 +1,9 @@
 """What the checks of the exercises share: call an answer, compare it, and name the mistake.
 
-The checks themselves are in checks_1.py to checks_4.py, one file a notebook. They know the usual
-mistakes; whoever wants to find their own does not look there.
-nbgrader copies these files along with the notebooks, and puts them back before it grades.
+The checks themselves lie beside the notebooks, in checks_1.py and so on, one file a lesson:
+nbgrader hands them out with the notebooks and puts them back before it grades. This file is part of
+the library, which everyone who solves an exercise has installed. So each assignment finds it
+wherever its folder lies, and the grader's own copy is the one that grades.
 """
 
 import functools
