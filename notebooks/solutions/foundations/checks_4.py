@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
-from llm.exercises import attempt, exercise, expect, same
 from wrong_4 import other_chances, other_losses
 
 from llm import load_base
 from llm.data.tokenizer import mini_tokenizer
+from llm.exercises import attempt, exercise, expect, same
 from llm.utils.errors import InputError
 
 MESSAGE = "You have won a £500 prize! Call 09061 now to claim it."
@@ -61,6 +61,9 @@ def check_targets(next_tokens):
         "would learn to copy.": [[5, 6, 7, 8], [5, 9, 3, no], [4, 0, no, no]],
         "Shifted the wrong way: that asks for the token BEFORE. The target at place i is token "
         "i + 1.": [[no, 5, 6, 7], [no, 5, 9, no], [no, 4, no, no]],
+        "Shifted the wrong way, to the right. The target at place i is token i + 1, not i - 1.": [
+            *([no, 5, 6, no], [no, 5, no, no], [no, no, no, no])
+        ],
         "torch.roll brings the first token round to the end, and the last real token is asked for "
         "something that does not follow it: nothing does, so -100.": [
             *([6, 7, 8, 5], [9, 3, 0, no], [0, 0, no, no])
@@ -122,13 +125,13 @@ def check_loss(next_token_loss):
 
 @exercise("4.3")
 def check_chances(chances):
-    p = torch.tensor([[0.1, 0.4, 0.2, 0.25, 0.05], [0.36, 0.16, 0.04, 0.19, 0.25]])
+    p = torch.tensor([[0.1, 0.4, 0.2, 0.25, 0.05], [0.26, 0.20, 0.14, 0.19, 0.21]])
     logits = p.log() + 3  # softmax does not mind a number added to all
     fits = (
         "Sizes do not fit. The k-th largest of each row, as a column, can be compared with the "
         "row: logits.topk(k, dim=-1).values[..., -1:]."
     )
-    keep = torch.tensor([[0, 1, 1, 1, 0], [1, 0, 0, 1, 1]]).bool()
+    keep = torch.tensor([[0, 1, 1, 1, 0], [1, 1, 0, 0, 1]]).bool()
     sharp = (p**2).masked_fill(~keep, 0)
     wanted = sharp / sharp.sum(-1, keepdim=True)
     found = attempt(chances, logits, 0.5, 3, hint=fits)
@@ -159,7 +162,7 @@ def check_write(write):
         return scores.argmax(-1, keepdim=True)  # (batch, 1)
 
     def told(tokens_of, text=start):
-        for step in range(5):
+        for step in range(6):
             text = tokens_of(text, step)
         return text
 
@@ -168,7 +171,7 @@ def check_write(write):
 
     def found_by(hint=""):
         return attempt(
-            *(write, model, start, 5, greedy),
+            *(write, model, start, 6, greedy),
             hint="Something does not fit. The model gives (batch, tokens, vocab_size); choose "
             "wants the scores of the last place, [:, -1], and gives (batch, 1), which "
             "torch.cat(..., dim=1) puts at the end.",
@@ -203,7 +206,7 @@ def check_write(write):
         "One token too few.": wanted[:, :-1],
         "The text has lost its beginning: what the model is shown is cut, what is written is "
         "not.": wanted[:, -5:],
-        "new_tokens counts the new tokens, without the prompt.": wanted[:, :5],
+        "new_tokens counts the new tokens, without the prompt.": wanted[:, :6],
         "You put each token in front of the text. It goes to the end.": told(
             lambda text, _: torch.cat([step(text[:, -4:]), text], 1)
         ),

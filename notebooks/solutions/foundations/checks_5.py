@@ -3,13 +3,13 @@
 from functools import cache
 
 import torch
-from llm.exercises import attempt, exercise, expect, same
 from torch import nn
 from wrong_5 import best, by_hand, f1_of, other_loops, other_reports, other_thresholds
 
 from llm import load_base
 from llm.data.batching import collate, encode_messages
 from llm.data.tokenizer import mini_tokenizer
+from llm.exercises import attempt, exercise, expect, same
 
 MESSAGE = "You have won a £500 prize! Call 09061 now to claim it."
 ALONE = "ok see you"
@@ -71,7 +71,7 @@ def check_one_vector(one_vector):
     }
     mean = attempt(one_vector, hidden, lengths, "mean", hint=fits)
     expect(mean, rows(1.5, 4.0, 9.0), mistakes, what="the means of the real tokens")
-    vectors = one_vector(*two_messages(), "last")
+    vectors = one_vector(*(tensor.clone() for tensor in two_messages()), "last")
     by_itself = mini().hidden_states(torch.tensor([mini_tokenizer().encode(ALONE)]))[:, -1]
     assert same(vectors[1:], by_itself), "a message's vector changes with what stands beside it"
     return (

@@ -108,7 +108,8 @@ def other_counts(config: GPTConfig, right: int) -> dict[str, int]:
         "The position embedding is missing: context_length rows of emb_dim numbers.": right - T * d,
         "The token embedding is missing: vocab_size rows of emb_dim numbers.": right - V * d,
         "The last LayerNorm, after the blocks, is missing.": right - 2 * d,
-        "The LayerNorms in the blocks are missing: two a block.": right - L * 4 * d,
+        "4 * emb_dim numbers a block are missing: its two LayerNorms, or the biases of "
+        "attention.": right - L * 4 * d,
         "Each block has two LayerNorms, not one.": right - L * 2 * d,
         "All LayerNorms are missing: two a block and one at the end, each with a scale and a "
         "shift.": right - L * 4 * d - 2 * d,
