@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # works without installing, too
+from gpt2_plots import tokenizing_figure
 from lesson import lesson, listing, save, say, section, show, try_next
-from lesson_plots import tokenizing_figure
 
 from llm.data.bpe import count_words, encode, merge_steps, split_words, train_bpe
 from llm.data.messages import load_messages

@@ -23,8 +23,8 @@ import llm  # noqa: F401  (before torch; llm/__init__.py says why)
 
 # isort: split
 import torch
+from gpt2_plots import padding_figure
 from lesson import lesson, listing, save, say, section, show, try_next
-from lesson_plots import padding_figure
 
 from llm.data.batching import (
     batch_indices,

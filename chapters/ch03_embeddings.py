@@ -21,8 +21,8 @@ import llm  # noqa: F401  (before torch; llm/__init__.py says why)
 # isort: split
 import torch
 import torch.nn.functional as F
+from gpt2_plots import embeddings_figure
 from lesson import lesson, listing, save, say, section, show, try_next, weights_option
-from lesson_plots import embeddings_figure
 
 from llm.data.tokenizer import mini_tokenizer
 from llm.formats.base import load_base

@@ -23,8 +23,8 @@ import llm  # noqa: F401  (before torch; llm/__init__.py says why)
 
 # isort: split
 import torch
+from gpt2_plots import attention_figure
 from lesson import lesson, listing, save, say, section, show, try_next, weights_option
-from lesson_plots import attention_figure
 
 from llm.data.messages import load_messages
 from llm.data.splits import split

@@ -23,8 +23,8 @@ import llm  # noqa: F401  (before torch; llm/__init__.py says why)
 
 # isort: split
 import torch
+from gpt2_plots import parameters_by_part_figure
 from lesson import lesson, listing, save, say, section, show, try_next
-from lesson_plots import parameters_by_part_figure
 
 from llm.model.blocks import GELU, LayerNorm, gelu_step_by_step, layer_norm_step_by_step
 from llm.model.config import PRESETS

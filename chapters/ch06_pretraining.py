@@ -24,8 +24,8 @@ import llm  # noqa: F401  (before torch; llm/__init__.py says why)
 
 # isort: split
 import torch
+from gpt2_plots import tiny_pretraining_figure
 from lesson import lesson, listing, patience, save, say, section, show, try_next, weights_option
-from lesson_plots import tiny_pretraining_figure
 
 from llm.data.corpus import Corpus, bits_per_byte
 from llm.data.messages import load_messages

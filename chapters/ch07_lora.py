@@ -28,7 +28,7 @@ import llm  # noqa: F401  (before torch; llm/__init__.py says why)
 # isort: split
 import torch
 from lesson import lesson, listing, patience, save, say, section, show, try_next, weights_option
-from lesson_plots import lora_figure
+from lora_plots import lora_figure
 from torch import nn
 
 from llm.data.batching import Encoded, batch_indices, collate, encode_messages, steps_per_epoch

@@ -24,7 +24,7 @@ import llm  # noqa: F401  (before torch; llm/__init__.py says why)
 # isort: split
 import torch
 from lesson import lesson, listing, patience, save, say, section, show, try_next, weights_option
-from lesson_plots import storage_figure
+from lora_plots import storage_figure
 
 from llm.figures.comparison import overview_figure
 from llm.inference.adapters import Adapters
@@ -155,7 +155,7 @@ def two_tasks(options):
                     f"{100 * metrics['roc_auc']:.1f}",
                 )
             )
-        show(["task", "adapter", "test accuracy (%)", "F1 (%)", "ROC-AUC (%)"], rows)
+        show(["task", "adapter", "test accuracy (%)", "F1 (%)", "ROC AUC (%)"], rows)
         adapters = Adapters.load(folders)
     before = fingerprint_of_base(adapters)
     messages = [

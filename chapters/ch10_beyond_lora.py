@@ -27,7 +27,7 @@ import llm  # noqa: F401  (before torch; llm/__init__.py says why)
 # isort: split
 import torch
 from lesson import lesson, patience, save, say, section, show, try_next, weights_option
-from lesson_plots import beyond_figure
+from lora_plots import beyond_figure
 
 from llm.data.batching import encode_messages
 from llm.data.documents import encode_documents
@@ -128,7 +128,7 @@ def relative_error(weight: torch.Tensor, back: torch.Tensor) -> float:
     return ((weight - back).norm() / weight.norm()).item()
 
 
-def what_is_lost(body) -> dict[int, float]:
+def what_is_lost(body) -> tuple[dict[int, float], tuple[float, float]]:
     section("What is lost")
     weight = matrices(body)["trf_blocks.4.ff.fc1"]
     ways = {
@@ -160,7 +160,8 @@ def what_is_lost(body) -> dict[int, float]:
         ["block", "bits a weight", "error"],
         [(b, 4 + 32 / b, f"{100 * error:.1f} %") for b, error in errors.items()],
     )
-    return errors
+    int8 = ways["int8, a scale a row"]
+    return errors, (int8.bits_per_weight, relative_error(weight, int8.dequantize()))
 
 
 def what_it_costs_in_english(body):

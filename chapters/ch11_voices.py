@@ -22,7 +22,7 @@ import llm  # noqa: F401  (before torch; llm/__init__.py says why)
 # isort: split
 import torch
 from lesson import lesson, listing, patience, save, say, section, show, try_next, weights_option
-from lesson_plots import evidence_figure
+from lora_plots import evidence_figure
 
 from llm.cli.terminal import one_line
 from llm.data.documents import load_texts, masked

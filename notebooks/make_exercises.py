@@ -1,10 +1,9 @@
 """From the notebooks with solutions to the ones for students: run the first, make the second.
 
-    python notebooks/make_exercises.py                         runs all of solutions/, then makes
-                                                               exercises/
-    python notebooks/make_exercises.py foundations             one assignment
-    python notebooks/make_exercises.py foundations/2_attention runs one notebook of it
-    python notebooks/make_exercises.py --no-run                only makes exercises/
+    python notebooks/make_exercises.py                  runs all of solutions/, makes exercises/
+    python notebooks/make_exercises.py foundations      one assignment
+    python notebooks/make_exercises.py foundations/2    one notebook of it
+    python notebooks/make_exercises.py --no-run         runs nothing, only makes exercises/
 
 An assignment is a folder of solutions/. The second part is `nbgrader generate_assignment` and
 nothing else; edit only what lies in solutions/. Takes what is in requirements-dev.txt.
@@ -57,7 +56,7 @@ if __name__ == "__main__":
     parser.add_argument("--no-run", action="store_true", help="leave the outputs as they are")
     options = parser.parse_args()
     assignment, _, name = options.what.partition("/")
-    chosen = sorted(SOLUTIONS.glob(f"{assignment}/{name.removesuffix('.ipynb') or '*'}.ipynb"))
+    chosen = sorted(SOLUTIONS.glob(f"{assignment}/{name.removesuffix('.ipynb')}*.ipynb"))
     if not chosen:
         parser.error(f"there is no {options.what} in {SOLUTIONS.relative_to(HERE.parent)}")
     for path in [] if options.no_run else chosen:

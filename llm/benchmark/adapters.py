@@ -21,7 +21,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from llm.benchmark.peers import missing
+from llm.benchmark.peers import gpt2_config, missing
 from llm.benchmark.runner import spread, timed
 from llm.data.batching import Encoded, collate
 from llm.data.messages import load_task
@@ -163,18 +163,9 @@ def _peft(ours: Adapters, texts: list[str], tokens: int, count: int) -> dict[str
     import transformers
     from peft import LoraConfig, get_peft_model
 
-    c, lora = ours.model.config, ours["a0"].record.lora
+    lora = ours["a0"].record.lora
     device = next(ours.model.parameters()).device
-    config = transformers.GPT2Config(
-        vocab_size=c.vocab_size,
-        n_positions=c.context_length,
-        n_embd=c.emb_dim,
-        n_head=c.n_heads,
-        n_layer=c.n_layers,
-        num_labels=2,
-        pad_token_id=0,
-        activation_function="gelu_pytorch_tanh",  # the faster of the two
-    )
+    config = gpt2_config(ours.model.config, tanh=True)  # the faster of the two
 
     def build(kind, task: str) -> nn.Module:
         settings = LoraConfig(

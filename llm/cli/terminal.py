@@ -1,4 +1,4 @@
-"""Messages from standard input, and what is printed of messages and metrics."""
+"""Messages from standard input, and what is printed of messages and metrics; remarks beside."""
 
 import json
 import sys
@@ -52,3 +52,9 @@ def bits_line(metrics: dict) -> str:
 def one_line(text: str) -> str:
     """With spaces for line breaks, and for what would steer the terminal."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def remark(options, text: str) -> None:
+    """What is no result goes to standard error, and not at all with `--quiet`."""
+    if not options.quiet:
+        print(text, file=sys.stderr)
