@@ -9,6 +9,7 @@ import html
 from text_box import CELL, WRAP, text_box
 
 from llm.inference.adapters import Adapters
+from llm.inference.draft import Draft
 from llm.inference.explain import Explanation, Part, explain, explanations
 
 # Okabe and Ito 2008: two colours that colour-blind readers tell apart. Beside the colour, words
@@ -50,10 +51,11 @@ def demonstration(adapters: Adapters, message: str = "", hint: str = "type a mes
     Returns:
         what `text_box.text_box` returns.
     """
+    draft = Draft(adapters)
     return text_box(
         message,
         hint,
-        lambda typed: map(page, explanations(adapters, typed)),
+        lambda typed: map(page, explanations(adapters, typed, draft)),
         first=page(explain(adapters, message)) if message.strip() else "",
     )
 
@@ -61,7 +63,7 @@ def demonstration(adapters: Adapters, message: str = "", hint: str = "type a mes
 def _bar(answer: Explanation) -> str:
     percent = 100 * answer.probability
     return (
-        '<div style="width:14em; background:rgba(128, 128, 128, 0.3); border-radius:3px">'
+        '<div style="width:10em; background:rgba(128, 128, 128, 0.3); border-radius:3px">'
         f'<div style="width:{percent:.1f}%; background:rgb({FOR}); height:0.9em; '
         f'border-radius:3px"></div></div>{html.escape(answer.label)} {percent:.1f} %'
     )

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 
 PAUSE = 0.12  # seconds without a key, after which what was typed is answered
+PASTED = 20  # characters at once: nobody is typing, so there is no pause to wait for
 BREATH = 0.01  # seconds between two drawings, in which a key is heard
 
 WRAP = "overflow-wrap:anywhere; white-space:normal"  # a word of 500 letters, too
@@ -32,8 +33,8 @@ def text_box(typed: str, hint: str, answers: Callable[[str], Iterator[str]], fir
     shown = ipywidgets.HTML(first if typed.strip() else "")
     latest: list[asyncio.Task] = []
 
-    async def answer(message: str) -> None:
-        await asyncio.sleep(PAUSE)
+    async def answer(message: str, pause: float) -> None:
+        await asyncio.sleep(pause)
         for html in answers(message):
             shown.value = html
             await asyncio.sleep(BREATH)
@@ -44,7 +45,9 @@ def text_box(typed: str, hint: str, answers: Callable[[str], Iterator[str]], fir
         if not change["new"].strip():  # nothing to answer
             shown.value = ""
             return
-        latest.append(asyncio.get_running_loop().create_task(answer(change["new"])))
+        pasted = abs(len(change["new"]) - len(change["old"])) > PASTED
+        started = answer(change["new"], 0 if pasted else PAUSE)
+        latest.append(asyncio.get_running_loop().create_task(started))
 
     box.observe(draw, names="value")
     return ipywidgets.VBox([box, shown])

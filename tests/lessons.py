@@ -49,10 +49,6 @@ class Lesson:
         known = cells(self.solutions, self.name).items()
         return [name.removesuffix("-check") for name, cell in known if is_check(cell)]
 
-    def table(self, which: str) -> list[tuple]:
-        """WRONG or RIGHT of this lesson, the lesson before each line."""
-        return [(self, *line) for line in getattr(self.mistakes, which, [])]
-
 
 LESSONS = [
     Lesson(path.parent.name, path.name)

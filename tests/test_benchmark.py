@@ -14,11 +14,15 @@ import pytest
 import torch
 from forked import call
 
-from llm.benchmark import adapters, busy, cpu, gpu, prediction, runner, worker
+from llm.benchmark import adapters, busy, cpu, gpu, prediction, runner, variants, worker
 from llm.benchmark.gpu import growth
 from llm.benchmark.peers import NEEDS, Job, missing, prepare
+from llm.benchmark.peers_in_bits import random_classifier
 from llm.benchmark.runner import describe, ratios, run_worker
+from llm.lora.quantized_linear import quantized_layers
+from llm.model.classifier import GPTClassifier
 from llm.model.config import PRESETS, GPTConfig
+from llm.model.parameters import parameter_counts
 from llm.utils.paths import BUNDLED
 
 
@@ -112,7 +116,7 @@ def tiny_suites(monkeypatch):
     for name, config in PRESETS.items():
         monkeypatch.setitem(PRESETS, name, config)  # put back at the end
     shrink_presets()
-    for module in (runner, gpu):
+    for module in (runner, gpu, variants):
         monkeypatch.setattr(module, "run_worker", forked_worker)
 
 
@@ -338,3 +342,74 @@ def test_the_gpu_suite_in_its_quick_form(tiny_suites, tmp_path, capsys):
         assert found["peak memory"] > 0
     assert any("over naive, " in name for name in content["ratios"])
     assert len(capsys.readouterr().out.splitlines()) == 1 + len(content["results"])
+
+
+def test_the_variants_suite_in_its_quick_form(tiny_suites, tmp_path):
+    out = tmp_path / "variants.json"
+    content = variants.variants(options(quick=True, rounds=1, device="cpu", out=out))
+    assert json.loads(out.read_text()) == json.loads(json.dumps(content))  # kept as it goes
+    done = {result["name"]: result for result in content["results"] if "skipped" not in result}
+    assert set(done) == {
+        *("LoRA", "QLoRA nf4", "QLoRA int8", "DoRA", "DoRA, as it is read"),
+        *("LoRA, recomputed", "QLoRA nf4, recomputed"),
+    }
+    for result in done.values():
+        check_measured(result)
+        assert result["memory_account"]["peak"] > 0
+    weights = {name: result["memory_account"]["weights"] for name, result in done.items()}
+    assert weights["QLoRA nf4"] < weights["QLoRA int8"] < weights["LoRA"] < weights["DoRA"]
+    same = [done[name]["losses"] for name in ("DoRA", "DoRA, as it is read")]
+    assert same[0] == pytest.approx(same[1], abs=1e-5)
+    for found in content["ratios"].values():
+        for figure in ("peak memory", "time", "processor time"):
+            check_spread(found[figure])
+    assert "mini, 2 messages: QLoRA nf4 over LoRA" in content["ratios"]
+    assert "mini, 2 messages: QLoRA nf4, recomputed over LoRA, recomputed" in content["ratios"]
+
+
+def test_a_card_meets_each_case_once_and_the_goal_first():
+    """What is run on a GPU, without one: valid jobs, no two alike, those of the goal first."""
+    processes = variants.processes(options(device="cuda"))
+    jobs = [job for process in processes for job in process]
+    assert len(set(jobs)) == len(jobs) > 20
+    (first, second), (peer, *_), *_ = processes
+    assert (first.quantize, second.quantize) == (None, "nf4")
+    assert {job.shape for job in (first, second, peer)} == {"gpt2-xl"}
+    assert peer.contender == "bitsandbytes"
+    peers = {"peft-tanh", "bitsandbytes", "bitsandbytes-lean"}
+    assert {job.contender for job in jobs} == {"ours", "naive"} | peers
+    names = {(job.shape, job.batch_size, variants.name_of(asdict(job))) for job in jobs}
+    assert len(names) == len(jobs)
+
+
+@pytest.mark.skipif(missing("bitsandbytes") is not None, reason="bitsandbytes is not installed")
+@pytest.mark.parametrize("lean", [False, True])
+def test_peft_trains_beside_bitsandbytes_four_bits(tiny_suites, lean):
+    """Every layer of the blocks is in four bits of the weights that were there, and no other."""
+    from bitsandbytes.nn import Linear4bit
+
+    name = "bitsandbytes-lean" if lean else "bitsandbytes"
+    job = Job(contender=name, batch_size=2, steps=1, width=8, shape="gpt2", precision="bf16")
+    quantised = prepare(replace(job, recompute="all"))
+    layers = [layer for layer in quantised.model.modules() if isinstance(layer, Linear4bit)]
+    assert len(layers) == 4 * PRESETS["gpt2"].n_layers
+    assert all(layer.weight.quant_state.nested for layer in layers)
+    trained = {name for name, p in quantised.model.named_parameters() if p.requires_grad}
+    assert all("lora_" in name or "score" in name for name in trained)
+    norms = [p for name, p in quantised.model.named_parameters() if "ln_1" in name]
+    assert {p.dtype for p in norms} == {torch.bfloat16 if lean else torch.float32}
+    plain = prepare(replace(job, contender="peft-tanh"))
+    losses = [step.loss(0).item() for step in (quantised, plain)]
+    assert losses[0] == pytest.approx(losses[1], abs=0.05) and losses[0] != losses[1]
+    quantised.run(0)
+    assert math.isfinite(quantised.run(1))
+
+
+@pytest.mark.parametrize("kind", [None, "nf4", "int8"])
+def test_a_random_classifier_is_whole_and_its_blocks_in_codes(kind):
+    model = random_classifier(TINY, kind)
+    assert not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
+    assert len(quantized_layers(model)) == (6 * TINY.n_layers if kind else 0)
+    assert parameter_counts(model)["total"] == parameter_counts(GPTClassifier(TINY))["total"]
+    logits = model(torch.zeros(1, 3, dtype=torch.long), torch.tensor([3]))
+    assert torch.isfinite(logits).all()

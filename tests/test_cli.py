@@ -161,7 +161,7 @@ def test_every_option_says_what_it_is_and_its_default(command):
             continue
         if action.required or action in either_or:
             assert shown.endswith("required)")
-        elif action.nargs == 0:
+        elif action.nargs == 0 and action.default is not None:
             assert shown.endswith("(default: off)")
         elif action.default in (None, [], {}) or action.dest in ("targets", "schedule_steps"):
             assert "; default: " in shown, action.dest  # in words

@@ -17,6 +17,7 @@ from llm.inference.adapters import Adapters
 from llm.lora.dora import LinearWithDoRA, row_changes
 from llm.lora.fused import fuse
 from llm.lora.fused_dora import FusedLinearWithDoRA
+from llm.lora.fused_linears import fused_outputs
 from llm.lora.inject import (
     lora_layers,
     merge,
@@ -172,9 +173,11 @@ def test_outputs_gradients_and_merge_equal_pefts(rslora, dropout):
         torch.testing.assert_close(tensor, merged.state_dict()[name], atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_the_form_in_use_equals_the_form_to_read(packed):
-    plain = adapted(classifier(torch.float64))
+@pytest.mark.parametrize(
+    ("packed", "quantize"), [(True, None), (False, None), (True, "nf4"), (False, "int8")]
+)
+def test_the_form_in_use_equals_the_form_to_read(packed, quantize):
+    plain = adapted(classifier(torch.float64), quantize=quantize)
     fast = copy.deepcopy(plain)
     fuse(fast)
     layers = lora_layers(fast).values()
@@ -187,6 +190,20 @@ def test_the_form_in_use_equals_the_form_to_read(packed):
         assert p.requires_grad == q.requires_grad, name
         if p.requires_grad:
             torch.testing.assert_close(q.grad, p.grad, atol=1e-10, rtol=1e-9)
+
+
+def test_query_key_and_value_share_the_product_with_their_a(monkeypatch):
+    model = adapted(classifier())
+    fuse(model)
+    made = []
+
+    def noted(layers, x):
+        made.append(len(layers))
+        return fused_outputs(layers, x)
+
+    monkeypatch.setattr("llm.lora.fused.fused_outputs", noted)
+    model.body(IDS)
+    assert made == [3] * len(model.body.trf_blocks)
 
 
 def test_the_form_in_use_changes_nothing_at_first_and_keeps_the_type_under_autocast():

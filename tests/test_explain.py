@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from small import write_adapter, write_base, write_messages
 
 from llm.inference.adapters import Adapters
+from llm.inference.draft import Draft, shared
 from llm.inference.explain import explain, explanations
 from llm.model.attention import MultiHeadAttention
 from llm.utils.paths import BUNDLED
@@ -136,9 +137,9 @@ def test_the_box_answers_when_the_typing_pauses(adapters, monkeypatch):
     monkeypatch.setattr(text_box, "PAUSE", 0)
     asked = []
 
-    def noted(adapters, message):
+    def noted(adapters, message, draft):
         asked.append(message)
-        yield from explanations(adapters, message)
+        yield from explanations(adapters, message, draft)
 
     monkeypatch.setattr(in_notebook, "explanations", noted)
 
@@ -193,3 +194,34 @@ def test_the_shipped_adapter_calls_the_opening_spam_and_can_be_talked_out_of_it(
     shipped.use("spam")
     whole, without = shipped.classify([OPENING, OPENING.replace(" on 09061701461", "")])[:, 1]
     assert whole > 0.9 and without < 0.5
+
+
+def test_a_draft_answers_as_if_it_read_everything_anew(adapters, monkeypatch):
+    """Whatever is typed after what: each answer is that of the message by itself."""
+    read = []
+    states = type(adapters.model.body).hidden_states
+    monkeypatch.setattr(
+        type(adapters.model.body),
+        "hidden_states",
+        lambda self, ids, cache=None: read.append(ids.shape[1]) or states(self, ids, cache),
+    )
+    long = "see you at the alpha or call me "
+    typed = ["s", long, long + "n", long + "now", long + "now?", long[:-5], long[9:], "", long * 9]
+    draft, names = Draft(adapters), ["spam", "question"]
+    adapters.use("question")
+    for message in typed:
+        del read[:]
+        found = draft.logits(message, names)
+        torch.testing.assert_close(
+            found, adapters.mixed_logits([message] * 2, names), atol=1e-4, rtol=1e-4
+        )
+        if message == long + "now":
+            assert max(read) <= 4, "what was read before was read again"
+    assert adapters.in_use == "question"
+
+
+def test_what_two_texts_share_leaves_something_to_read():
+    assert shared([1, 2, 3], [1, 2, 4, 5]) == 2
+    assert shared([1, 2, 3], [1, 2, 3]) == 2
+    assert shared([1, 2, 3], [1]) == 0
+    assert shared([], [1, 2]) == 0

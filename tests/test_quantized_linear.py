@@ -31,7 +31,8 @@ from llm.model.classifier import GPTClassifier
 from llm.model.config import GPTConfig
 from llm.model.gpt import GPTModel
 from llm.model.parameters import parameter_counts
-from llm.training.memory import memory_account, static_memory
+from llm.training.memory import activation_memory, memory_account, passing_memory, static_memory
+from llm.training.speed import recompute_all
 from llm.utils.errors import InputError
 
 CONFIG = GPTConfig(vocab_size=50, context_length=16, emb_dim=64, n_heads=2, n_layers=2)
@@ -180,6 +181,27 @@ def test_gpt2_takes_two_fifths_of_its_bytes_by_hand():
     assert static_memory(model)["weights"] == codes + 4 * rest
     assert (codes + 4 * rest) / (4 * 124_439_808) == pytest.approx(0.4055, abs=1e-4)
     assert 8 * codes / in_codes == pytest.approx(4.127, abs=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(32, 64), (7, 9)])
+def test_the_numbers_of_a_product_are_rounded_once(kind, shape, dtype):
+    weight = KINDS[kind](torch.randn(shape))
+    assert torch.equal(weight.numbers(dtype), weight.dequantize().to(dtype))
+
+
+def test_what_comes_and_goes_in_a_step_by_hand():
+    """The largest matrix, 64 x 256, in full; and what a block keeps, which the account counts."""
+    model, plain = twins(LoRASettings(rank=2, alpha=4, quantize="nf4"), fast=True)
+    x = torch.zeros(2, 8, 64)
+    assert passing_memory(plain, x, recomputed=False) == 0
+    assert passing_memory(model, x, recomputed=False) == 4 * 64 * 256
+    with torch.autocast("cpu", torch.bfloat16):
+        assert passing_memory(model, x, recomputed=False) == 6 * 64 * 256
+    block, x = model.body.trf_blocks[0], x.requires_grad_()
+    kept = activation_memory(model, lambda: block(x).sum())
+    recompute_all(model)
+    assert passing_memory(model, x, recomputed=True) == kept + 4 * 64 * 256
 
 
 def test_the_head_embeddings_and_norms_stay_as_they_are(kind):

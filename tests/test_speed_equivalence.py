@@ -215,6 +215,21 @@ def test_finetuning_on_a_gpu_ends_as_on_a_cpu(method, precision, tmp_path):
 
 
 @needs_gpu
+def test_finetuning_with_compiled_blocks_is_the_same_run(tmp_path):
+    base = write_base(tmp_path / "base")
+    messages = write_messages(tmp_path / "messages.tsv")
+    settings = FinetuneSettings(
+        lora=LoRASettings(2, 4), model=str(base), data=str(messages), batch_size=8, lr=0.01
+    )
+    losses = []
+    for compiled in (False, True):
+        finetune(settings, tmp_path / str(compiled), device="cuda", compiled=compiled)
+        history = json.loads((tmp_path / str(compiled) / "history.json").read_text())
+        losses.append([point["loss"] for point in history["curve"]])
+    assert losses[1] == pytest.approx(losses[0], abs=1e-3)
+
+
+@needs_gpu
 def test_dropout_does_not_depend_on_what_was_recorded_when():
     """A resumed run records anew, and has to draw what the unbroken one drew."""
     weight = torch.nn.Parameter(torch.ones(1000, device="cuda"))

@@ -2,11 +2,14 @@
 
 Suites: `mini` and `gpt2` (training on a CPU), `prefix` (cached frozen blocks), `inference`,
 `start` (the command line), `memory` (what it grows with), `busy` (beside another program),
-`adapters` (many on one base), `predict` (a long file), `gpu` (one GPU), `gpus` (several, under
-torchrun). Every contender runs in a fresh process, all in turn
-and round after round, on the same messages; what is reported are the medians of the ratios within a
-round, with the lowest and the highest. (`gpu` runs each library once, in a process of its own, and
-compares medians of steps.) Weights are random: speed does not depend on them.
+`adapters` (many on one base), `predict` (a long file), `variants` (LoRA, QLoRA, DoRA and their
+peers, on either), `limit` (what the products alone take on a CPU), `gpu` (one GPU), `gpus`
+(several, under torchrun).
+
+Every contender runs in a fresh process, all in turn and round after round, on the same messages;
+what is reported are the medians of the ratios within a round, with the lowest and the highest. (On
+a GPU `gpu` and `variants` run each library once, in a process of its own, and compare medians of
+steps.) Weights are random: speed does not depend on them.
 
 A machine that others use too disturbs wall-clock time. Ratios of processor time (`--threads 1`)
 hardly suffer, so both are kept.
@@ -21,7 +24,7 @@ from llm.utils.files import make_folder, write_json
 from llm.utils.program import Parser, positive, run
 
 SUITES = ("mini", "gpt2", "prefix", "inference", "start", "memory")
-SUITES += ("busy", "adapters", "predict", "gpu", "gpus")
+SUITES += ("busy", "adapters", "predict", "variants", "limit", "gpu", "gpus")
 
 
 def main() -> int:
@@ -42,22 +45,27 @@ def main() -> int:
         "--messages", type=positive, default=5000, help="inference, busy, predict: to predict"
     )
     parser.add_argument("--shape", choices=PRESETS, default="mini", help="inference: of the model")
-    parser.add_argument("--seconds", type=float, default=600, help="gpu, gpus: begin no job after")
-    parser.add_argument("--quick", action="store_true", help="gpu, gpus: tiny, on any device")
+    parser.add_argument(
+        "--seconds", type=float, default=600, help="gpu, gpus, variants: begin no job after"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="the same and limit: tiny, on any device"
+    )
     parser.add_argument(
         "--counts", type=_numbers, default="1,10,100", help="adapters: how many, one after another"
     )
     parser.add_argument("--tokens", type=positive, default=32, help="adapters: to write")
-    parser.add_argument("--device", default="cpu", help="adapters: cpu or cuda")
+    parser.add_argument("--device", default="cpu", help="adapters, variants: cpu or cuda")
     given = parser.parse_args()
 
     def suite() -> None:
-        from llm.benchmark import adapters, busy, cpu, gpu, gpus, prediction
+        from llm.benchmark import adapters, busy, cpu, gpu, gpus, limit, prediction, variants
         from llm.training.distributed import is_main_process
 
         if given.out:
             make_folder(given.out.parent)  # what cannot be written is refused before the work
         own = {"busy": busy, "adapters": adapters, "predict": prediction, "gpu": gpu, "gpus": gpus}
+        own |= {"variants": variants, "limit": limit}
         module = own.get(given.suite, cpu)
         content = getattr(module, given.suite)(given)
         if not is_main_process():

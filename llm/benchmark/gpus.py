@@ -10,6 +10,7 @@ LoRA for the few that it trains. Measured are 1, 2, 4, ... cards up to as many a
 * strong scaling: all cards share 256 messages, so more cards take less time.
 """
 
+import gc
 import os
 import statistics
 import time
@@ -147,6 +148,7 @@ def measure(case: Case, given) -> dict:
     on_gpu = device.type == "cuda"
     torch.compiler.reset()
     if on_gpu:
+        gc.collect()  # a compiled model holds itself
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     torch.manual_seed(0)

@@ -10,7 +10,9 @@ what it does when used as its authors show it:
 * `book-fast`: the same with its `GPTModelFast`;
 * `peft-padded`: `transformers` with `peft`, every message padded to the longest of all;
 * `peft`: the same, each batch padded to its own longest message only;
-* `peft-tanh`: `peft` with PyTorch's tanh GELU in place of the one in Python that GPT-2 brings.
+* `peft-tanh`: `peft` with PyTorch's tanh GELU in place of the one in Python that GPT-2 brings;
+* `bitsandbytes`: `peft-tanh` beside W in four bits (`llm.benchmark.peers_in_bits`);
+* `bitsandbytes-lean`: the same with embeddings and LayerNorms left in bfloat16.
 """
 
 import importlib.util
@@ -22,9 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from llm.benchmark.peers_in_bits import four_bits, random_classifier
 from llm.data.batching import Batch, Encoded, batch_indices, collate, encode_messages
 from llm.lora.methods import LoRASettings, apply_method
-from llm.model.classifier import GPTClassifier
 from llm.model.config import PRESETS, GPTConfig
 from llm.training.device import autocast
 from llm.training.settings import TrainSettings
@@ -42,6 +44,7 @@ from llm.utils.errors import InputError
 NEEDS = {
     "book": ("llms-from-scratch==1.0.19", "llms_from_scratch", "pip install --no-deps"),
     "peft": ("peft transformers", "peft", "pip install"),
+    "bitsandbytes": ("bitsandbytes peft transformers", "bitsandbytes", "pip install"),
 }
 
 
@@ -64,6 +67,9 @@ class Job:
     record: bool = False
     recompute: str = "nothing"  # or "cheap", "all"
     account: bool = False  # compare the memory account with what was measured
+    variant: str = "lora"  # or "dora"
+    quantize: str | None = None  # "nf4", "int8"
+    import_first: bool = False  # leave a peer's libraries out of its memory on a CPU
 
     @property
     def config(self) -> GPTConfig:
@@ -95,7 +101,7 @@ def prepare(job: Job) -> Step:
     """Build the contender with random weights, on its device."""
     torch.manual_seed(0)
     family = job.contender.partition("-")[0]
-    make = {"ours": _ours, "naive": _ours, "book": _book, "peft": _peft}
+    make = {"ours": _ours, "naive": _ours, "book": _book, "peft": _peft, "bitsandbytes": _peft}
     if family not in make:
         raise InputError(f"unknown contender {job.contender!r}")
     return make[family](job)
@@ -152,9 +158,9 @@ def _lower_precision(job: Job):
 
 def _ours(job: Job) -> Step:
     with torch.device(job.device):
-        model = GPTClassifier(job.config)
-        fast = job.contender != "naive"
-        apply_method(model, job.method, LoRASettings(job.rank, 16), fast)
+        model = random_classifier(job.config, job.quantize)
+        settings = LoRASettings(job.rank, 16, variant=job.variant)
+        apply_method(model, job.method, settings, fast=job.contender != "naive")
     if job.precision == "bf16":
         keep_frozen_in_bfloat16(model)
     if job.recompute != "nothing":
@@ -237,11 +243,17 @@ def _peft(job: Job) -> Step:
     import transformers
     from peft import LoraConfig, get_peft_model
 
-    config = gpt2_config(job.config, tanh=job.contender == "peft-tanh")
+    config = gpt2_config(job.config, tanh=job.contender not in ("peft", "peft-padded"))
     with torch.device(job.device):
         model = transformers.GPT2ForSequenceClassification(config)
     if job.precision == "bf16":
         model.to(torch.bfloat16)
+    in_bits = job.contender.startswith("bitsandbytes")
+    if in_bits:
+        four_bits(model, job.precision, lean=job.contender.endswith("lean"))
+    if job.recompute != "nothing":
+        config.use_cache = False
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     layers = ["c_attn", "c_proj", "c_fc"]
     settings = LoraConfig(
         task_type="SEQ_CLS",
@@ -249,7 +261,7 @@ def _peft(job: Job) -> Step:
         lora_alpha=16,
         lora_dropout=0.0,
         target_modules=layers,
-        fan_in_fan_out=True,
+        fan_in_fan_out=not in_bits,  # GPT-2's W lies transposed; bitsandbytes' does not
     )
     model = get_peft_model(model, settings)
     model.to(job.device).train()

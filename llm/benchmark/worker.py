@@ -1,6 +1,7 @@
 """One benchmark's jobs, measured in this process: `llm.benchmark.runner` starts it."""
 
 import gc
+import importlib
 import json
 import os
 import sys
@@ -28,12 +29,21 @@ def measure(job) -> dict:
         _settle_gpu()
     elif job.contender == "ours":
         keep_freed_memory()
+    if job.import_first:
+        _import(job.contender)
     before = torch.cuda.memory_allocated() if on_gpu else peak_memory_bytes()
     step = prepare(job)
     result: dict = {**asdict(job), "torch": torch.__version__, "threads": torch.get_num_threads()}
     if job.account:
         account = memory_account(step.model, lambda: step.loss(0))
-        result["memory_account"] = {**account, "peak": step_peak(account)}
+        peak = step_peak(account)
+        result["memory_account"] = {**account, "peak": peak}
+        if job.recompute == "all" or job.quantize:
+            result["memory_account"]["passing"] = _passing(job, step.model)
+    if on_gpu:  # a recording's peak is when it is made; building the model is no part of it
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
     for i in range(job.warm_up):
         step.run(i)
@@ -62,6 +72,29 @@ def measure(job) -> dict:
         "peak_memory_bytes": peak,
         "losses": losses,
     }
+
+
+def _import(contender: str) -> None:
+    """Load the libraries of a peer."""
+    if contender.startswith(("peft", "bitsandbytes")):
+        importlib.import_module("peft")
+        importlib.import_module("transformers.models.gpt2.modeling_gpt2")
+    if contender.startswith("bitsandbytes"):
+        importlib.import_module("bitsandbytes")
+
+
+def _passing(job, model) -> int:
+    """`passing_memory` of a step; messages as long as they can be."""
+    import torch
+
+    from llm.training.device import autocast
+    from llm.training.memory import passing_memory
+
+    dtype = torch.bfloat16 if job.precision == "bf16" else torch.float32
+    shape = (job.batch_size, job.width or 64, job.config.emb_dim)
+    x = torch.zeros(shape, device=job.device, dtype=dtype)
+    with autocast(job.device, "fp32" if job.precision == "fp32" else "bf16"):
+        return passing_memory(model, x, job.recompute == "all")
 
 
 def _settle_gpu() -> None:

@@ -4,6 +4,8 @@ Nothing heavy is imported here, so that `python -m llm --help` answers at once. 
 training comes from its settings class, so that a run from Python is the same run.
 """
 
+from argparse import BooleanOptionalAction
+
 from llm.cli.options import (
     BASES,
     base_options,
@@ -108,6 +110,11 @@ def build_parser() -> Parser:
         help="train on all messages or documents: for a model to use, nothing is measured",
     )
     finetuning_options(finetune)
+    finetune.add_argument(
+        "--compile",
+        action=BooleanOptionalAction,
+        help="compile the blocks, on a CUDA GPU; default: where the run is long enough to pay",
+    )
 
     evaluate = command(
         "evaluate",

@@ -28,6 +28,7 @@ def finetune(options) -> None:
         options.device,
         options.quiet,
         report=not options.json,
+        compiled=options.compile,
     )
     if not distributed.is_main_process():
         return  # of the processes that torchrun started, one prints

@@ -66,6 +66,14 @@ def encode_messages(
     return Encoded(ids, list(labels) if labels is not None else [-1] * len(ids), cut)
 
 
+def padded_width(
+    encoded: Encoded, indices: Sequence[int], multiple: int, context_length: int
+) -> int:
+    """The longest of the messages at `indices`, rounded up to a multiple within the context."""
+    longest = max(len(encoded.ids[index]) for index in indices)
+    return min(-(-longest // multiple) * multiple, context_length)
+
+
 def collate(
     encoded: Encoded,
     indices: Sequence[int],

@@ -10,7 +10,7 @@ import torch
 
 from llm.data.batching import Encoded, collate, sorted_batches
 from llm.model.classifier import GPTClassifier
-from llm.utils.errors import InputError
+from llm.utils.errors import NotFinite
 
 
 @torch.no_grad()
@@ -55,7 +55,7 @@ def classify(model: GPTClassifier, messages: Encoded, token_budget: int = 2048) 
     found = probabilities(logits_of, [len(ids) for ids in messages.ids], token_budget)
     model.train(was_training)
     if not torch.isfinite(found).all():
-        raise InputError("the model's answers are not finite numbers: its weights are damaged")
+        raise NotFinite("the model's answers are not finite numbers: its weights are damaged")
     return found
 
 

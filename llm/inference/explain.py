@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from llm.inference.adapters import Adapters
+from llm.inference.draft import Draft
 
 # Tokens to send through the model; mini reads some thousands a second on two cores.
 AT_ONCE = 1024  # in one batch, after which there is something new to see
@@ -59,16 +60,25 @@ def explain(adapters: Adapters, message: str) -> dict[str, Explanation]:
     return finest
 
 
-def explanations(adapters: Adapters, message: str) -> Iterator[dict[str, Explanation]]:
+def explanations(
+    adapters: Adapters, message: str, draft: Draft | None = None
+) -> Iterator[dict[str, Explanation]]:
     """What `explain` returns, again and again and finer each time.
 
     Where there is more to do than one batch holds, the first has the answers alone.
+
+    Args:
+        draft: kept from one message to the next where somebody is typing: of a long message it has
+            read the most part already.
     """
     occlusion = Occlusion(adapters, message)
     cost = max(1, occlusion.tokens)  # of one variant, for all adapters
     spans = split((0, len(occlusion.words)), max(1, COARSE // cost))
     at_once, left = max(1, AT_ONCE // cost), ALL // cost
-    occlusion.read(spans if len(spans) < at_once else [])
+    if len(spans) < at_once:
+        occlusion.read(spans)
+    else:
+        occlusion.read_whole(draft or Draft(adapters))
     occlusion.spans = spans
     yield occlusion.answers()
     while left > 0:
@@ -103,6 +113,11 @@ class Occlusion:
         self.whole: torch.Tensor | None = None  # (names,) log-odds of the whole message
         self.effects: dict[Span, torch.Tensor] = {}  # (names,) each
         self.spans: list[Span] = []  # the parts that `answers` tells of
+
+    def read_whole(self, draft: Draft) -> None:
+        """The message as it is, with nothing left out."""
+        logits = draft.logits(self.message, self.names).double()
+        self.whole = logits[:, 1] - logits[:, 0]
 
     def read(self, spans: list[Span]) -> None:
         """Note what leaving out each of these changes; one mixed batch."""

@@ -41,6 +41,11 @@ class LayerCache:
             queries, self.keys, self.values, attn_mask=mask, dropout_p=dropout_p
         )
 
+    def crop(self, tokens: int) -> None:
+        """Forget all but the first tokens."""
+        if self.keys is not None:
+            self.keys, self.values = self.keys[:, :, :tokens], self.values[:, :, :tokens]
+
 
 class KeyValueCache:
     """One LayerCache a block; its length is the number of tokens the model has read."""
@@ -51,6 +56,11 @@ class KeyValueCache:
     def __len__(self) -> int:
         keys = self.layers[0].keys
         return 0 if keys is None else keys.shape[-2]
+
+    def crop(self, tokens: int) -> None:
+        """Forget all but the first tokens."""
+        for layer in self.layers:
+            layer.crop(tokens)
 
 
 def next_token_probabilities(

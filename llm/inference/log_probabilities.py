@@ -17,7 +17,7 @@ from llm.data.documents import EncodedDocuments, encode_documents, masked, read_
 from llm.data.tokenizer import Tokenizer
 from llm.model.gpt import GPTModel
 from llm.model.layouts import lay_out, read_all
-from llm.utils.errors import InputError
+from llm.utils.errors import InputError, NotFinite
 
 PLACES = 512  # whose scores are held at once: 100 MB with GPT-2's vocabulary
 
@@ -91,7 +91,7 @@ def measure_documents(body: GPTModel, documents: EncodedDocuments) -> dict:
     """
     log_p = log_probabilities(body, documents)
     if not torch.isfinite(log_p).all():
-        raise InputError("the model's answers are not finite numbers: its weights are damaged")
+        raise NotFinite("the model's answers are not finite numbers: its weights are damaged")
     predicted = sum(len(ids) - 1 for ids in documents.pieces.ids)
     metrics = bits_per_byte_metrics(log_p, documents.n_bytes)
     return {**metrics, "loss": -float(log_p.sum()) / predicted}

@@ -1,17 +1,18 @@
 """DoRA in few passes over memory: LoRA's fused form with every row of W and B times its gain.
 
 With g = m / ||V||, y = x (g W)^T + scale * (x A) (B g) + b is LoRA with g W for W and B g for B, so
-it takes no more passes than that; `llm.lora.dora` has the form to read. g W is made for the product
-and forgotten, and the backward pass multiplies the gradient of y by g in its place. The gradient of
-m asks for what y has of V alone, which is (y - b) / g: y is there already, so nothing is kept that
-LoRA does not keep but y, and the layers around keep most of those anyway.
+`llm.lora.fused_linears` computes it, the x A that query, key and value share included;
+`llm.lora.dora` has the form to read. g W is made for each product and forgotten, like a W in codes,
+and may be made of one. A and B learn through B g, and g counts as a constant there. The gradient of
+m asks for what y has of V alone, (y - b) / g: y is there already, and the layers around keep most
+of those anyway, so nothing else is kept that LoRA does not keep.
 """
 
 import torch
-import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from llm.lora.dora import LinearWithDoRA
+from llm.lora.fused_linears import fused_outputs
 
 
 class FusedLinearWithDoRA(LinearWithDoRA):
@@ -19,49 +20,53 @@ class FusedLinearWithDoRA(LinearWithDoRA):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in) -> (..., out), the numbers of LinearWithDoRA."""
-        if not self.fusible:
-            return super().forward(x)
-        kind = x.device.type
-        low_precision = torch.is_autocast_enabled(kind)
-        dtype = torch.get_autocast_dtype(kind) if low_precision else x.dtype
-        W, bias = self.linear.weight.to(dtype), self.linear.bias
-        A, B = self.lora.A.to(dtype), self.lora.B.to(dtype)
-        bias = torch.zeros_like(W[:, 0]) if bias is None else bias.to(dtype)
-        m, norm = self.lora.magnitude, self.norm()
-        return _DoRALinear.apply(x.to(dtype), self.lora.scale, W, bias, A, B, m, norm)
+        return fused_outputs((self,), x)[0] if self.fusible else super().forward(x)
 
     @property
     def fusible(self) -> bool:
-        """The fused form has no dropout, no gradient for W, and no W in codes."""
-        plain = isinstance(self.linear, torch.nn.Linear)
+        """The fused form has no dropout, no gradient for W, and is not for the compiler."""
         trained = any(parameter.requires_grad for parameter in self.linear.parameters())
-        return plain and not (self.merged or self.lora.drops or trained)
+        compiled = torch.compiler.is_compiling()
+        return not (self.merged or self.lora.drops or trained or compiled)
+
+    def parts(self) -> tuple:
+        """g W, b, A and B g: see `llm.lora.fused_linears`."""
+        gain = self.gain().detach()  # (out,)
+        A, B = self.lora.factors()
+        return _Stretched(self.linear.weight, gain), self.linear.bias, A, B * gain
+
+    def finish(self, y: torch.Tensor) -> torch.Tensor:
+        """y as it is; m learns from it."""
+        return _LearnMagnitude.apply(y, self.lora.magnitude, self.linear.bias)
 
 
-class _DoRALinear(torch.autograd.Function):
+class _Stretched:
+    """g W, (out, in), which is made when it is asked for."""
+
+    def __init__(self, weight, gain: torch.Tensor):
+        self.weight, self.gain = weight, gain
+
+    def numbers(self, dtype: torch.dtype) -> torch.Tensor:
+        """In the dtype of a product."""
+        weight = self.weight
+        weight = weight.to(dtype) if torch.is_tensor(weight) else weight.numbers(dtype)
+        return weight * self.gain.to(dtype)[:, None]
+
+
+class _LearnMagnitude(torch.autograd.Function):
+    """y -> y; the gradient of m is that of y times (y - b) / m, since y - b is m V x / ||V||."""
+
     @staticmethod
-    def forward(ctx, x, scale, W, bias, A, B, m, norm):
-        rows = x.reshape(-1, x.shape[-1])  # (all_tokens, in)
-        gain = (m / norm).to(x.dtype)  # (out,)
-        low = (A.T @ rows.T) * scale  # x A, scaled and transposed: (rank, all_tokens)
-        y = F.linear(rows, W * gain[:, None], bias).addmm_(low.T, B * gain)
-        y = y.view(*x.shape[:-1], len(W))
-        ctx.save_for_backward(rows, low, y, W, bias, A, B, m, gain)
-        ctx.scale, ctx.shape = scale, x.shape
-        return y
+    def forward(ctx, y, m, bias):
+        ctx.save_for_backward(y, m, bias)
+        return y.view_as(y)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        rows, low, y, W, bias, A, B, m, gain = ctx.saved_tensors
-        grad = grad.reshape(-1, grad.shape[-1])  # (all_tokens, out)
-        grad_m = ((grad * (y.view_as(grad) - bias)).sum(0) / m).to(
-            m.dtype
-        )  # y - b is m V x / ||V||
-        grad = grad * gain
-        grad_low = (B @ grad.T) * ctx.scale  # (rank, all_tokens)
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_x = (grad_low.T @ A.T).addmm_(grad, W).view(ctx.shape)
-        grad_A, grad_B = (grad_low @ rows).T, low @ grad
-        return grad_x, None, None, None, grad_A, grad_B, grad_m, None
+        y, m, bias = ctx.saved_tensors
+        rows = grad.reshape(-1, grad.shape[-1])  # (all_tokens, out)
+        along = (rows * y.reshape(rows.shape)).sum(0, dtype=m.dtype)  # (out,)
+        if bias is not None:
+            along = along - rows.sum(0, dtype=m.dtype) * bias.to(m.dtype)
+        return grad, along / m, None

@@ -66,14 +66,14 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias):
         ctx.weight = weight
-        return F.linear(x, weight.dequantize().to(x.dtype), bias)
+        return F.linear(x, weight.numbers(x.dtype), bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = grad @ ctx.weight.dequantize().to(grad.dtype)
+            grad_x = grad @ ctx.weight.numbers(grad.dtype)
         return grad_x, None, None
 
 

@@ -5,7 +5,10 @@
 
 import re
 
+from llm.studies.knob_tables import knob_table, rate_table
 from llm.studies.tables import curve_differences, curve_table, paired_table, results_table
+from llm.studies.variant_tables import variants_section
+from llm.studies.voice_tables import VOICES, memorised_table, voices_table
 from llm.utils.errors import InputError
 from llm.utils.files import read_json, write_text
 from llm.utils.paths import DATA, ROOT
@@ -14,6 +17,10 @@ from llm.utils.program import run
 START, END = "<!-- results -->", "<!-- /results -->"
 PAIRED_START, PAIRED_END = "<!-- paired -->", "<!-- /paired -->"
 CURVE_START, CURVE_END = "<!-- learning-curve -->", "<!-- /learning-curve -->"
+VOICES_START, VOICES_END = "<!-- voices -->", "<!-- /voices -->"
+MEMORISED_START, MEMORISED_END = "<!-- memorised -->", "<!-- /memorised -->"
+KNOBS_START, KNOBS_END = "<!-- knobs -->", "<!-- /knobs -->"
+VARIANTS_START, VARIANTS_END = "<!-- variants -->", "<!-- /variants -->"
 
 
 def with_table(text: str, table: str, marks: tuple[str, str] = (START, END)) -> str:
@@ -39,7 +46,17 @@ def up_to_date(text: str) -> str:
         "\nSeed by seed, on the pretrained base (95 % intervals of a bootstrap):\n",
         curve_differences(curve),
     ]
-    return with_table(text, "\n".join(tables), (CURVE_START, CURVE_END))
+    text = with_table(text, "\n".join(tables), (CURVE_START, CURVE_END))
+    voices, memorised = (
+        {voice: read_json(DATA / f"{study}_{voice}.json") for voice in VOICES}
+        for study in ("voices", "memorised")
+    )
+    text = with_table(text, voices_table(voices), (VOICES_START, VOICES_END))
+    text = with_table(text, memorised_table(memorised), (MEMORISED_START, MEMORISED_END))
+    knobs = read_json(DATA / "knobs.json")
+    tables = [knob_table(knobs), rate_table(knobs)]
+    text = with_table(text, "\n\n".join(tables), (KNOBS_START, KNOBS_END))
+    return with_table(text, variants_section(), (VARIANTS_START, VARIANTS_END))
 
 
 def main() -> int:

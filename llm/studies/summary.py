@@ -3,6 +3,7 @@
 import statistics
 
 import numpy as np
+from scipy import stats
 
 RESAMPLES = 10_000
 
@@ -41,3 +42,21 @@ def paired_difference(left: list[float], right: list[float]) -> dict[str, float]
     draws = np.random.default_rng(0).integers(len(left), size=(RESAMPLES, len(left)))
     low, high = np.percentile(differences[draws].mean(1), [2.5, 97.5])
     return {"mean": float(differences.mean()), "low": float(low), "high": float(high)}
+
+
+def student_interval(left: list[float], right: list[float]) -> dict[str, float]:
+    """The same difference with Student's interval (1908), which knows how few the pairs are.
+
+    A bootstrap draws from what it has, and of five differences it has seen too little: its 95 %
+    are then some 83 %. Student's interval is right for differences that scatter normally.
+
+    Args:
+        left, right: one value a pair, at least two, in the same order.
+
+    Returns:
+        `low` and `high`, the ends of the 95 % interval.
+    """
+    differences = np.subtract(left, right)
+    spread = differences.std(ddof=1) / len(differences) ** 0.5
+    half = float(stats.t.ppf(0.975, len(differences) - 1) * spread)
+    return {"low": float(differences.mean()) - half, "high": float(differences.mean()) + half}

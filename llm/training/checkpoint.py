@@ -12,7 +12,7 @@ import torch
 
 from llm.model.parameters import trainable_state
 from llm.training import distributed
-from llm.utils.errors import InputError
+from llm.utils.errors import InputError, NotFinite
 from llm.utils.files import open_tensors, write_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -51,7 +51,8 @@ class Run:
         Raises InputError when the validation loss is not finite.
         """
         self.model.eval()
-        metrics = task.evaluate(self.model)
+        with torch.compiler.set_stance("force_eager"):  # whatever is compiled: that is for training
+            metrics = task.evaluate(self.model)
         self.model.train()
         self._refuse_nan(metrics.get("loss", 0.0), self.step - 1, self._last_rate)
         self.history["evaluations"].append({"step": self.step, **metrics})
@@ -71,7 +72,7 @@ class Run:
         if math.isfinite(loss):
             return
         kept = self.path is not None and self.path.exists()
-        raise InputError(
+        raise NotFinite(
             f"the loss became {loss} at step {step + 1} with learning rate {rate:.2e}; "
             "try a lower learning rate, or fp32; "
             + (

@@ -6,7 +6,7 @@ once and train on what came out: the frozen blocks cost one forward pass in all,
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,13 +17,14 @@ from llm.data.batching import (
     Encoded,
     batch_indices,
     collate,
-    sorted_batches,
+    padded_width,
     steps_per_epoch,
 )
 from llm.inference.evaluation import classification_metrics, probabilities
 from llm.model.classifier import GPTClassifier
 from llm.model.layouts import Packed
 from llm.training.next_token import next_token_loss
+from llm.training.prefix import after_blocks, states_of_each
 
 
 class Part(NamedTuple):
@@ -110,6 +111,16 @@ class ClassificationTask:
 
         return self.batch(max(range(steps_per_epoch(len(ids), self.batch_size)), key=tokens))
 
+    def shapes(self) -> list[tuple[int, int]]:
+        """(rows, tokens a row) of the first batches, at most an epoch's or a hundred, padded."""
+        messages = self.train.messages
+        steps = steps_per_epoch(len(messages), self.batch_size)
+        batches = [self._indices(step) for step in range(min(steps, 100))]
+        return [
+            (len(batch), padded_width(messages, batch, self.width, self.context_length))
+            for batch in batches
+        ]
+
     def loss(self, model: GPTClassifier, weighted: Weighted) -> torch.Tensor:
         """Cross-entropy: this micro-batch's share of the mean over the batch's messages.
 
@@ -148,8 +159,7 @@ class ClassificationTask:
 
     def _inputs(self, part: Part, indices: list[int]) -> tuple:
         """A batch; and what the frozen blocks made of it, packed, with its lengths, or None."""
-        longest = max(len(part.messages.ids[index]) for index in indices)
-        width = min(-(-longest // self.width) * self.width, self.context_length)
+        width = padded_width(part.messages, indices, self.width, self.context_length)
         batch = collate(part.messages, indices, self.device, width)
         if part.hidden is None:
             return batch, None, None
@@ -166,23 +176,16 @@ class ClassificationTask:
         return model.from_hidden(hidden, Packed(lengths, model.pad_to), self.start)
 
 
-@torch.no_grad()
 def hidden_states(model: GPTClassifier, messages: Encoded, stop: int) -> list[torch.Tensor]:
     """What the first `stop` blocks make of each message: a list of (tokens, emb_dim).
 
     With all blocks, the vector that the head reads: (1, emb_dim).
     """
-    device = next(model.parameters()).device
-    hidden: list[torch.Tensor] = [torch.empty(0)] * len(messages)
-    for indices in sorted_batches([len(ids) for ids in messages.ids], 2048):
-        batch = collate(messages, indices, device)
+
+    def states_of(batch: Batch) -> Sequence[torch.Tensor]:
         x, layout = model.embed(batch.ids, batch.lengths)
         if stop == model.config.n_layers:
-            rows = model.vectors(x, layout)[:, None]  # (batch, 1, emb_dim)
-        else:
-            for block in model.body.trf_blocks[:stop]:
-                x = block(x, layout.attend)
-            rows = layout.messages(x)
-        for index, row in zip(indices, rows, strict=True):
-            hidden[index] = row.clone()
-    return hidden
+            return model.vectors(x, layout)[:, None]  # (batch, 1, emb_dim)
+        return after_blocks(model.body.trf_blocks[:stop], x, layout)
+
+    return states_of_each(messages, next(model.parameters()).device, states_of)

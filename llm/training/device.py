@@ -11,7 +11,11 @@ from llm.utils.errors import InputError
 
 
 def pick_device(name: str = "auto") -> str:
-    """`auto` takes a CUDA GPU, else Apple's, else the CPU. Raises InputError if it is absent."""
+    """`auto` takes a CUDA GPU, else Apple's, else the CPU. Raises InputError if it is absent.
+
+    Of several GPUs "cuda:2" makes the third this process' own: the answer is "cuda" then, which
+    means that one from here on.
+    """
     present = {
         "cuda": torch.cuda.is_available,
         "mps": torch.backends.mps.is_available,
@@ -19,13 +23,20 @@ def pick_device(name: str = "auto") -> str:
     }
     if name == "auto":
         return next(device for device, is_present in present.items() if is_present())
-    if name not in present:
-        raise InputError(f"unknown device {name!r}; choose from {', '.join(DEVICES)}")
+    name, _, number = name.partition(":")
+    if name not in present or (number and (name != "cuda" or not number.isdecimal())):
+        asked = f"{name}:{number}" if number else name
+        raise InputError(f"unknown device {asked!r}; choose from {', '.join(DEVICES)}")
     if not present[name]():
         raise InputError(
             f"PyTorch finds no {name} device on this machine; try the CPU",
             settings=("device=cpu",),
         )
+    if number:
+        if int(number) >= torch.cuda.device_count():
+            count = torch.cuda.device_count()
+            raise InputError(f"there is no GPU {number}; this machine's are 0 to {count - 1}")
+        torch.cuda.set_device(int(number))
     return name
 
 

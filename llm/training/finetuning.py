@@ -15,26 +15,26 @@ from llm.data.batching import Encoded, encode_messages, steps_per_epoch
 from llm.data.messages import Collection, load_task
 from llm.data.splits import Splits, describe, split
 from llm.data.tsv import Message, read_labelled
-from llm.formats.base import load_base, load_config, load_tokenizer
+from llm.formats.base import load_config, load_tokenizer
+from llm.formats.base_in_codes import load_known_base
 from llm.formats.record import RUN, BaseRecord, RunRecord, read_record
 from llm.inference.evaluation import best_threshold, classification_metrics, classify, f1_at
 from llm.lora.methods import apply_method
 from llm.model.classifier import GPTClassifier
 from llm.model.config import GPTConfig
-from llm.model.parameters import fingerprint
 from llm.training import distributed
 from llm.training.checkpoint import CHECKPOINT
 from llm.training.classification import ClassificationTask
+from llm.training.compiling import refuse_on
 from llm.training.device import keep_freed_memory, pick_device
 from llm.training.fitting import RECORDED_WIDTH, Fitting
+from llm.training.prefix import PAD_TO
 from llm.training.settings import LEARNING_RATES as LEARNING_RATES  # offered here too
 from llm.training.settings import FinetuneSettings
 from llm.training.voices import learn_to_write
 from llm.utils.errors import InputError
 from llm.utils.files import locked_folder, remove
 from llm.utils.paths import EVERYDAY
-
-PAD_TO = 16  # tokens: `llm.model.groups` says why
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,9 @@ def build_classifier(
     Returns:
         (the model, how many of its blocks stay frozen, the record of its base)
     """
-    body = load_base(settings.model, settings.weights, settings.seed)
-    base = BaseRecord(settings.model, settings.weights, settings.seed, fingerprint(body))
+    origin = (settings.model, settings.weights, settings.seed)
+    body, mark = load_known_base(*origin, quantize=settings.lora.quantize)
+    base = BaseRecord(*origin, mark)
     torch.manual_seed(settings.seed)
     model = GPTClassifier(body.config, body=body, pool=settings.pool)
     start = apply_method(model, settings.method, settings.lora)
@@ -113,11 +114,15 @@ def finetune(
     device: str = "auto",
     quiet: bool = True,
     report: bool = True,
+    graphs: bool = True,
+    compiled: bool | None = None,
 ) -> RunRecord:
     """Run it, and leave a folder that `llm.formats.finetuned.load_finetuned` reads.
 
     Args:
         quiet: print nothing on stderr; otherwise progress, and with `report` what was read.
+        graphs: let a GPU record its steps; without, it takes them one kernel at a time.
+        compiled: whether to compile the blocks, on a GPU; None: where it pays.
 
     Returns:
         the folder's record; its `results` are a run of `results.json`.
@@ -128,8 +133,13 @@ def finetune(
     """
     out = Path(out)
     with distributed.team(), locked_folder(out) if distributed.is_main_process() else nullcontext():
-        record = _finished(settings, out) if resume else None
-        return record or _finetune(settings, out, resume, pick_device(device), quiet, report)
+        if resume and (record := _finished(settings, out)):
+            return record
+        device = pick_device(device)
+        if compiled:
+            refuse_on(device)
+        fitting = Fitting(settings, out, resume, device, quiet, graphs, compiled)
+        return _finetune(fitting, report)
 
 
 def _finished(settings: FinetuneSettings, out: Path) -> RunRecord | None:
@@ -148,11 +158,11 @@ def _finished(settings: FinetuneSettings, out: Path) -> RunRecord | None:
     )
 
 
-def _finetune(settings, out, resume, device, quiet, report) -> RunRecord:
+def _finetune(fitting: Fitting, report: bool) -> RunRecord:
     import torch._dynamo  # noqa: F401  66 MB that AdamW would load while the run is measured
 
     keep_freed_memory()
-    fitting = Fitting(settings, out, resume, device, quiet)
+    settings = fitting.settings
     if settings.writes:
         return learn_to_write(fitting, report)
     config = load_config(settings.model)
@@ -160,8 +170,8 @@ def _finetune(settings, out, resume, device, quiet, report) -> RunRecord:
     data = prepare_messages(settings, tokenizer, config.context_length)
     # From here on memory grows by what the method needs, and by nothing else.
     before = fitting.memory_in_use()
-    model, start, base = build_classifier(settings, device)
-    if report and not quiet and distributed.is_main_process():
+    model, start, base = build_classifier(settings, fitting.device)
+    if report and not fitting.quiet and distributed.is_main_process():
         print(data.report(), file=sys.stderr)
     if settings.method == "lora" and start:
         # What the frozen blocks make of a message is then the same in any batch, to the last bit,

@@ -1,5 +1,6 @@
 """What all fine-tuning shares once model and task are there: train, and account for it."""
 
+import sys
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,11 +12,12 @@ from llm.formats.record import BaseRecord, RunRecord
 from llm.model.parameters import fingerprint, parameter_counts
 from llm.training import distributed
 from llm.training.checkpoint import CHECKPOINT
+from llm.training.compiling import estimate
 from llm.training.device import autocast, peak_memory_bytes
 from llm.training.loop import train
 from llm.training.memory import memory_account
 from llm.training.settings import FinetuneSettings, TrainSettings
-from llm.training.speed import frozen_in_bfloat16
+from llm.training.speed import compiled_blocks, frozen_in_bfloat16
 from llm.utils.files import remove, write_json
 
 # On a GPU messages are padded to a multiple of so many tokens: few shapes of batches to record.
@@ -32,6 +34,8 @@ class Fitting:
         resume: go on from the folder's checkpoint.
         device: "cpu", "cuda" or "mps".
         quiet: no progress on stderr.
+        graphs: let a GPU record its steps (`llm.training.speed.CUDAGraphSteps`).
+        compiled: whether to compile the blocks; None: where it pays (`llm.training.compiling`).
     """
 
     settings: FinetuneSettings
@@ -39,6 +43,8 @@ class Fitting:
     resume: bool
     device: str
     quiet: bool
+    graphs: bool = True
+    compiled: bool | None = None
 
     @property
     def on_gpu(self) -> bool:
@@ -88,7 +94,7 @@ class Fitting:
             checkpoint_every=per_epoch,
             keep_best=settings.keep == "best" and not settings.all_messages,
             precision=settings.precision,
-            cuda_graphs=on_gpu and cuda_graphs,
+            cuda_graphs=on_gpu and cuda_graphs and self.graphs,
             seed=settings.seed,
         )
         identity = {"finetuning": settings.to_dict(), "data": data_sha256, "base": asdict(base)}
@@ -100,7 +106,9 @@ class Fitting:
                 torch.cuda.reset_peak_memory_stats()  # the weights in float32 are gone
             with autocast(self.device, settings.precision):
                 account = memory_account(model, lambda: task.loss(model, task.largest_batch()))
-            history = train(model, task, training, self.out, self.resume, identity, self.quiet)
+            compiles = self._compiles(model, task, training, account)
+            with compiled_blocks(model) if compiles else nullcontext():
+                history = train(model, task, training, self.out, self.resume, identity, self.quiet)
             peak = peak_memory_bytes(self.device) - memory_before
 
         seconds = history["train_seconds"] + prefix_seconds
@@ -124,6 +132,24 @@ class Fitting:
             "kept_epoch": history["best_step"] / per_epoch or settings.epochs,
             "base_unchanged": body_fingerprint(model) == untouched,
         }
+
+    def _compiles(self, model, task, training: TrainSettings, account: dict) -> bool:
+        """Decide, and say what was decided and why."""
+        if not training.cuda_graphs:
+            return False  # a CPU; or what frozen blocks made is kept, which comes in any shape
+        card = torch.cuda.get_device_properties(0).total_memory
+        estimated = estimate(
+            model.config,
+            self.settings,
+            training.steps,
+            task.shapes(),
+            distributed.world_size(),
+            sum(account.values()) / card,
+        )
+        compiled = estimated.pays if self.compiled is None else self.compiled
+        if not self.quiet and distributed.is_main_process():
+            print(estimated.describe(compiled), file=sys.stderr)
+        return compiled
 
     def save(
         self,

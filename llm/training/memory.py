@@ -19,6 +19,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from llm.model.attention import causal
+
 
 def static_memory(model: nn.Module) -> dict[str, int]:
     """Bytes of weights, gradients and AdamW's state; works on the meta device too."""
@@ -59,6 +61,27 @@ def activation_memory(model: nn.Module, forward: Callable[[], torch.Tensor]) -> 
 def memory_account(model: nn.Module, forward: Callable[[], torch.Tensor]) -> dict[str, int]:
     """Bytes by kind that one training step holds when its forward pass has ended."""
     return {**static_memory(model), "activations": activation_memory(model, forward)}
+
+
+def passing_memory(model: nn.Module, block_input: torch.Tensor, recomputed: bool) -> int:
+    """Bytes that come and go inside a step, beside what `memory_account` counts.
+
+    Where blocks are recomputed, all that one block keeps is there while it is gone back through;
+    of the matrices in codes, the largest is there in full, and in the products' dtype.
+
+    Args:
+        block_input: what enters a block, (batch, tokens, emb_dim), numbers of any kind.
+    """
+    block = getattr(model, "body", model).trf_blocks[0]
+    again = 0
+    if recomputed:
+        x = block_input.detach().requires_grad_()
+        again = activation_memory(model, lambda: type(block).forward(block, x, causal).sum())
+    in_codes = [getattr(module, "weights_in_codes", 0) for module in model.modules()]
+    device = block_input.device.type
+    autocasts = torch.is_autocast_enabled(device)
+    width = torch.get_autocast_dtype(device).itemsize if autocasts else 0
+    return again + max(in_codes) * (4 + width)
 
 
 def step_peak(account: dict[str, int]) -> int:

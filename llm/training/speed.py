@@ -37,6 +37,20 @@ def compile_blocks(model: nn.Module) -> None:
         model.last_block = torch.compile(model.last_block)
 
 
+@contextmanager
+def compiled_blocks(model: nn.Module) -> Iterator[None]:
+    """`compile_blocks` for a while. Evaluations, whose batches are of any shape, stay out of it."""
+    function = getattr(model, "last_block", None)
+    compile_blocks(model)
+    try:
+        yield
+    finally:
+        for block in _blocks(model):
+            block._compiled_call_impl = None
+        if function:
+            model.last_block = function
+
+
 def keep_frozen_in_bfloat16(model: nn.Module) -> None:
     """Keep every weight that is not trained in bfloat16, in place: 2 bytes in place of 4.
 
@@ -84,13 +98,22 @@ def recompute_cheap(model: nn.Module) -> None:
 
 def _recompute(model: nn.Module, policy: Callable) -> None:
     """Wrap what computes a block, before it is compiled, so that the compiler sees the wrapper."""
-    contexts = partial(create_selective_checkpoint_contexts, policy)
+    contexts = {"context_fn": partial(create_selective_checkpoint_contexts, policy)}
+    # Dropout must be drawn anew as it was; a CUDA graph cannot be recorded around that.
+    draws = any(isinstance(module, nn.Dropout) and module.p for module in model.modules())
 
     def wrapped(function: Callable) -> Callable:
         def recomputed(*args):
             if not torch.is_grad_enabled():
                 return function(*args)
-            return checkpoint(function, *args, use_reentrant=False, context_fn=contexts)
+            # Without the compiler, to ask for each operation takes longer than the operation.
+            asks = policy is not _keep_nothing or torch.compiler.is_compiling()
+            how = {
+                "use_reentrant": False,
+                "preserve_rng_state": draws,
+                **(contexts if asks else {}),
+            }
+            return checkpoint(function, *args, **how)
 
         return recomputed
 

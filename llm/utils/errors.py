@@ -28,6 +28,10 @@ class InputError(ValueError):
         super().__init__("".join(shown))
 
 
+class NotFinite(InputError):
+    """A training that has run away: a loss or an answer that is no finite number."""
+
+
 def reason(error: Exception) -> str:
     """Why the system refused, as part of a sentence: `no space left on device`."""
     return str(getattr(error, "strerror", None) or error).lower()
