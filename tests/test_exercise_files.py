@@ -197,8 +197,6 @@ def test_each_exercise_tells_its_effort_and_a_quiz_explains_every_choice(lesson)
     assert len(headings) == len(lesson.exercises)
     for cell in headings:
         assert EFFORT.search(cell), cell
-    if lesson.assignment == "lora":
-        pytest.skip("written before hints came in steps, and without quizzes")
     for cell in headings:
         assert len(re.findall("<details><summary>Hint", cell)) >= 2, cell
     quiz = next(cell for cell in text if cell.startswith("## Quiz"))
