@@ -43,7 +43,7 @@ def anew(lesson: Lesson, folder: Path) -> nbformat.NotebookNode:
     """A cell after which the kernel knows nothing of the notebook before, and sits in `folder`."""
     lines = ["%reset -f", f"%cd -q {folder}", "import sys"]
     lines += ["for name in [n for n in sys.modules if n.startswith('checks_')]:"]
-    lines += ["    del sys.modules[name]"]
+    lines += ["    del sys.modules[name]", "import torch", "torch.set_grad_enabled(True);"]
     return nbformat.v4.new_code_cell("\n".join(lines), id=f"{lesson}-anew")
 
 
