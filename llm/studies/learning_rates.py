@@ -99,7 +99,9 @@ def search_learning_rates(
 def main() -> int:
     """The wider search as a program. Returns the exit status."""
     parser = Parser(prog="python -m llm.studies.learning_rates", description=__doc__)
-    parser.add_argument("--batch-size", type=positive, choices=(8, 32), default=32)
+    parser.add_argument(
+        "--batch-size", type=positive, choices=(8, 32), default=32, help="of all runs"
+    )
     parser.add_argument("--seeds", type=positive, default=5, help="splits")
     parser.add_argument("--work", type=Path, default=Path("runs/rates"), help="folder for the runs")
     parser.add_argument("--out", type=Path, default=Path("runs/rates.json"), help="result file")
