@@ -46,7 +46,7 @@ def draw_learning(axes, results: dict) -> None:
         )
         for way in ways:
             place = (way["trainable_parameters"], way["test_bits_per_byte_mean"])
-            _mark(axes, way, place, (-4, -14) if way["rank"] else (-4, 7))
+            _mark(axes, way, place, (-4, -14) if way["rank"] else (8, -3))
     axes.set(
         xscale="log",
         xlabel="trained numbers",
@@ -95,4 +95,7 @@ def _by_method(results: dict) -> dict[str, list[dict]]:
 def _mark(axes, way: dict, place: tuple[float, float], offset: tuple[float, float]) -> None:
     """The method's name beside its point, and LoRA's rank."""
     text = f"LoRA {way['rank']}" if way["rank"] else NAMES[way["method"]]
-    axes.annotate(text, place, offset, textcoords="offset points", fontsize=8, color=INK)
+    behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8}  # of lines
+    axes.annotate(
+        text, place, offset, textcoords="offset points", fontsize=8, color=INK, bbox=behind
+    )
