@@ -19,6 +19,7 @@ from llm.lora.settings import (
 from llm.model.config import PRESETS
 from llm.training.settings import (
     BATCH_SIZE,
+    LABELS_ALONE,
     LEARNING_RATES,
     OPTIMIZERS,
     PRECISIONS,
@@ -184,8 +185,16 @@ def finetuning_options(parser: Parser) -> None:
         ", ".join(f"{method} {rate:g}" for method, rate in found.items())
         for found in (LEARNING_RATES, WRITING_RATES)
     )
+    alone = ", ".join(
+        f"{method} {rate:g}"
+        for method, rate in LABELS_ALONE.items()
+        if rate != LEARNING_RATES[method]
+    )
     group.add_argument(
-        "--lr", type=float, help=f"highest learning rate; default: {rates}; to write: {writing}"
+        "--lr",
+        type=float,
+        help=f"highest learning rate; default: {rates} (with --lm-loss 0: {alone}); "
+        f"to write: {writing}",
     )
     group.add_argument(
         "--lr-ratio",

@@ -26,6 +26,10 @@ OPTIMIZERS = ("adamw", "muon")
 # has the rate of the lowest loss: in F1 the next higher one is ahead by less than a message.
 LEARNING_RATES = {"full": 8e-4, "last_block": 3e-3, "head": 1e-2, "lora": 5e-3}
 
+# Those that learn from the labels alone, without a language-model loss, want less
+# (data/learning_rates_plain.json, `python -m llm.studies.learning_rates --recipe plain`).
+LABELS_ALONE = {**LEARNING_RATES, "last_block": 1e-3, "lora": 1.5e-3}
+
 # The same for writing, found by `compare --task writing --search`: data/voices_ham.json and
 # voices_spam.json. LoRA's best is 2.5e-3 on many messages (ham) and 5e-3 on few (spam); at 1e-2 ham
 # is learned badly, so the default keeps its distance. Higher ranks want less.
@@ -62,7 +66,7 @@ class FinetuneSettings:
     limit: int | None = None  # training messages; None: all
     epochs: int = 2
     batch_size: int | None = None  # messages; None: BATCH_SIZE, to write WRITING_BATCH_SIZE
-    lr: float | None = None  # None: what LEARNING_RATES or WRITING_RATES says
+    lr: float | None = None  # None: of LEARNING_RATES, LABELS_ALONE or WRITING_RATES
     lr_ratio: float = 1.0  # LoRA+: the rate of B, times that of A; see `llm.training.step`
     precision: str = "fp32"
     seed: int = 0  # of the head, of A and of the order of the messages
@@ -99,7 +103,8 @@ class FinetuneSettings:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.lr is None:
-            rates = WRITING_RATES if self.writes else LEARNING_RATES
+            labels = LEARNING_RATES if self.lm_loss else LABELS_ALONE
+            rates = WRITING_RATES if self.writes else labels
             object.__setattr__(self, "lr", rates[self.method])
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise InputError(f"the learning rate must be a positive number, not {self.lr}")
