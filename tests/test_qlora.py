@@ -1,6 +1,7 @@
 """QLoRA from the command to the folder and back, and beside peft on bitsandbytes' own layer."""
 
 import json
+import weakref
 
 import pytest
 import torch
@@ -8,16 +9,20 @@ from small import write_adapter, write_base, write_messages
 from torch import nn
 
 from llm.cli.parser import main
+from llm.formats import base_in_codes
+from llm.formats.base import load_base, load_tokenizer
 from llm.formats.finetuned import load_finetuned
+from llm.formats.transformers import export_transformers
 from llm.inference.adapters import Adapters
 from llm.inference.evaluation import classify
 from llm.inference.reading import read_messages
 from llm.lora import double_quantization
 from llm.lora.inject import lora_layers
 from llm.lora.layer import LinearWithLoRA, dense
-from llm.lora.quantized_linear import QuantizedLinear, quantized_layers
+from llm.lora.quantized_linear import QuantizedLinear, quantize_linears, quantized_layers
 from llm.model.parameters import fingerprint
 from llm.studies.compare import compare
+from llm.training.pretraining import save_base
 from llm.training.settings import FinetuneSettings
 from llm.utils.errors import InputError
 
@@ -50,6 +55,52 @@ def printed(capsys, *arguments) -> tuple[int, str, str]:
 
 def record_of(folder) -> dict:
     return json.loads((folder / "run.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+@pytest.mark.parametrize("format_", ["ours", "transformers"])
+def test_a_base_read_into_codes_is_the_one_that_was_read_and_put_into_them(
+    folders, kind, format_, tmp_path, monkeypatch
+):
+    folder = folders["base"]
+    if format_ == "transformers":
+        export_transformers(load_base(folder), load_tokenizer(folder), tmp_path / "base")
+        folder = tmp_path / "base"
+    before = load_base(folder)
+    expected = fingerprint(before)
+    quantize_linears(before, kind)
+    whole = []
+
+    def noted(linear, kind):
+        whole[:] = [weight for weight in whole if weight() is not None]
+        assert not whole  # no W that went into codes is still there in float32
+        whole.append(weakref.ref(linear.weight))
+        return QuantizedLinear(linear, kind)
+
+    monkeypatch.setattr(base_in_codes, "QuantizedLinear", noted)
+    body, mark = base_in_codes.load_known_base(folder, quantize=kind)
+    assert mark == expected and whole
+    state = before.state_dict()
+    assert body.state_dict().keys() == state.keys()
+    assert all(torch.equal(state[name], x) for name, x in body.state_dict().items())
+    wanted = [name for name, p in before.named_parameters() if p.requires_grad]
+    assert [name for name, p in body.named_parameters() if p.requires_grad] == wanted
+
+
+def test_a_base_as_it_is_and_one_of_random_weights_are_known_too(folders):
+    body, mark = base_in_codes.load_known_base(folders["base"])
+    assert mark == fingerprint(body) == fingerprint(load_base(folders["base"]))
+    body, mark = base_in_codes.load_known_base(folders["base"], "random", 3, quantize="nf4")
+    assert mark == fingerprint(body) == fingerprint(load_base(folders["base"], "random", 3))
+
+
+def test_a_base_with_a_bad_number_is_refused_on_the_way(folders, tmp_path):
+    model = load_base(folders["base"])
+    with torch.no_grad():
+        model.trf_blocks[1].ff.fc2.weight[0, 0] = torch.nan
+    save_base(tmp_path, model.config, model.state_dict(), load_tokenizer("mini"))
+    with pytest.raises(InputError, match="fc2.weight holds values that are not finite"):
+        base_in_codes.load_known_base(tmp_path, quantize="nf4")
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])

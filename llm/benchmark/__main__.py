@@ -3,7 +3,8 @@
 Suites: `mini` and `gpt2` (training on a CPU), `prefix` (cached frozen blocks), `inference`,
 `start` (the command line), `memory` (what it grows with), `busy` (beside another program),
 `adapters` (many on one base), `predict` (a long file), `variants` (LoRA, QLoRA, DoRA and their
-peers, on either), `gpu` (one GPU), `gpus` (several, under torchrun).
+peers, on either), `limit` (what the products alone take on a CPU), `gpu` (one GPU), `gpus`
+(several, under torchrun).
 
 Every contender runs in a fresh process, all in turn and round after round, on the same messages;
 what is reported are the medians of the ratios within a round, with the lowest and the highest. (On
@@ -23,7 +24,7 @@ from llm.utils.files import make_folder, write_json
 from llm.utils.program import Parser, positive, run
 
 SUITES = ("mini", "gpt2", "prefix", "inference", "start", "memory")
-SUITES += ("busy", "adapters", "predict", "variants", "gpu", "gpus")
+SUITES += ("busy", "adapters", "predict", "variants", "limit", "gpu", "gpus")
 
 
 def main() -> int:
@@ -47,7 +48,9 @@ def main() -> int:
     parser.add_argument(
         "--seconds", type=float, default=600, help="gpu, gpus, variants: begin no job after"
     )
-    parser.add_argument("--quick", action="store_true", help="the same: tiny, on any device")
+    parser.add_argument(
+        "--quick", action="store_true", help="the same and limit: tiny, on any device"
+    )
     parser.add_argument(
         "--counts", type=_numbers, default="1,10,100", help="adapters: how many, one after another"
     )
@@ -56,13 +59,13 @@ def main() -> int:
     given = parser.parse_args()
 
     def suite() -> None:
-        from llm.benchmark import adapters, busy, cpu, gpu, gpus, prediction, variants
+        from llm.benchmark import adapters, busy, cpu, gpu, gpus, limit, prediction, variants
         from llm.training.distributed import is_main_process
 
         if given.out:
             make_folder(given.out.parent)  # what cannot be written is refused before the work
         own = {"busy": busy, "adapters": adapters, "predict": prediction, "gpu": gpu, "gpus": gpus}
-        own["variants"] = variants
+        own |= {"variants": variants, "limit": limit}
         module = own.get(given.suite, cpu)
         content = getattr(module, given.suite)(given)
         if not is_main_process():

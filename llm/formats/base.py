@@ -47,7 +47,7 @@ def find_base(model: str | Path) -> Source:
         return Source(lambda: PRESETS[name], lambda: cached_folder(name), gpt2_tokenizer)
     if not folder.is_dir():
         raise InputError(f"{model} is neither a folder nor one of {', '.join(PRESETS)}")
-    return Source(lambda: _read_config(folder)[0], lambda: folder, lambda: folder_tokenizer(folder))
+    return Source(lambda: read_config(folder)[0], lambda: folder, lambda: folder_tokenizer(folder))
 
 
 def load_config(model: str | Path) -> GPTConfig:
@@ -118,13 +118,13 @@ def load_folder(
     Raises InputError as `load_base` does.
     """
     folder = Path(folder)
-    config, ours = _read_config(folder)
+    config, ours = read_config(folder)
     with torch.device("meta"):
         model = GPTModel(config)
 
     def plan() -> stored.Plan:
         tensors = dict(model.named_parameters())
-        table = {name: [name] for name in tensors} if ours else name_table(config)
+        table = stored_names(config, ours)
         planned = {name: [tensors[part] for part in parts] for name, parts in table.items()}
         return planned | {name: [tensor] for name, tensor in (extra or {}).items()}
 
@@ -135,6 +135,14 @@ def load_folder(
     model.load_state_dict(empty, assign=True)
     stored.fill(plan(), names, files)
     return model
+
+
+def stored_names(config: GPTConfig, ours: bool) -> dict[str, list[str]]:
+    """The name of each tensor in a folder's files, and of the weights that it is cut into."""
+    if not ours:
+        return name_table(config)
+    with torch.device("meta"):
+        return {name: [name] for name, _ in GPTModel(config).named_parameters()}
 
 
 def load_classifier(folder: str | Path) -> tuple[GPTClassifier, list[str]]:
@@ -168,7 +176,7 @@ def _check_memory(config: GPTConfig) -> None:
         )
 
 
-def _read_config(folder: Path) -> tuple[GPTConfig, bool]:
+def read_config(folder: Path) -> tuple[GPTConfig, bool]:
     """The shape in a folder's config.json, and whether the folder is in our format."""
     path = folder / CONFIG
     if not path.exists():

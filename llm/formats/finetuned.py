@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from llm.data.tokenizer import Tokenizer
-from llm.formats.base import load_base, load_config, load_tokenizer
+from llm.formats.base import load_config, load_tokenizer
+from llm.formats.base_in_codes import load_known_base
 from llm.formats.record import MEND, RUN, RunRecord, read_record
 from llm.formats.stored import FLOATS
 from llm.lora.methods import apply_method
@@ -24,7 +25,7 @@ from llm.lora.pissa import as_plain_lora
 from llm.lora.quantized_linear import quantize_linears
 from llm.model.classifier import GPTClassifier
 from llm.model.gpt import GPTModel
-from llm.model.parameters import fingerprint, trainable_state
+from llm.model.parameters import trainable_state
 from llm.utils.errors import InputError
 from llm.utils.files import (
     make_folder,
@@ -183,8 +184,8 @@ def _load_base(record: RunRecord, device: str) -> GPTModel:
     base = record.base
     if load_config(base.model) != record.config:
         raise InputError(f"the base {base.model} has another shape than it had in training")
-    body = load_base(base.model, base.weights, base.seed, device)
-    if fingerprint(body) != base.fingerprint:
+    body, mark = load_known_base(base.model, base.weights, base.seed, device, record.quantize)
+    if mark != base.fingerprint:
         raise InputError(
             f"the base {base.model} ({base.weights}) has other weights than the one this "
             "folder was trained on; fine-tune again on this base, or find the old one"

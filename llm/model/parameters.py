@@ -1,6 +1,7 @@
 """A model's parameters: how many there are, which are trained, and a fingerprint of them all."""
 
 import hashlib
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -29,13 +30,19 @@ def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
-@torch.no_grad()
 def fingerprint(model: nn.Module | dict[str, torch.Tensor]) -> str:
     """SHA-256 of all weights, as float32, with their names and shapes: equal for equal models."""
     state = model.state_dict() if isinstance(model, nn.Module) else model
+    return fingerprint_of((name, state[name]) for name in sorted(state))
+
+
+@torch.no_grad()
+def fingerprint_of(weights: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """`fingerprint` of weights by name, one after the other, in the order of their names."""
     digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().to("cpu", torch.float32).contiguous()
+    for name, tensor in weights:
+        tensor = tensor.detach().to("cpu", torch.float32).contiguous()
         digest.update(f"{name} {list(tensor.shape)}\n".encode())
         digest.update(tensor.numpy())
+        del tensor  # before the next is made
     return digest.hexdigest()

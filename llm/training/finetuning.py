@@ -15,13 +15,13 @@ from llm.data.batching import Encoded, encode_messages, steps_per_epoch
 from llm.data.messages import Collection, load_task
 from llm.data.splits import Splits, describe, split
 from llm.data.tsv import Message, read_labelled
-from llm.formats.base import load_base, load_config, load_tokenizer
+from llm.formats.base import load_config, load_tokenizer
+from llm.formats.base_in_codes import load_known_base
 from llm.formats.record import RUN, BaseRecord, RunRecord, read_record
 from llm.inference.evaluation import best_threshold, classification_metrics, classify, f1_at
 from llm.lora.methods import apply_method
 from llm.model.classifier import GPTClassifier
 from llm.model.config import GPTConfig
-from llm.model.parameters import fingerprint
 from llm.training import distributed
 from llm.training.checkpoint import CHECKPOINT
 from llm.training.classification import ClassificationTask
@@ -99,8 +99,9 @@ def build_classifier(
     Returns:
         (the model, how many of its blocks stay frozen, the record of its base)
     """
-    body = load_base(settings.model, settings.weights, settings.seed)
-    base = BaseRecord(settings.model, settings.weights, settings.seed, fingerprint(body))
+    origin = (settings.model, settings.weights, settings.seed)
+    body, mark = load_known_base(*origin, quantize=settings.lora.quantize)
+    base = BaseRecord(*origin, mark)
     torch.manual_seed(settings.seed)
     model = GPTClassifier(body.config, body=body, pool=settings.pool)
     start = apply_method(model, settings.method, settings.lora)

@@ -8,12 +8,12 @@ import torch
 from llm.data.batching import steps_per_epoch
 from llm.data.documents import PARTS, EncodedDocuments, Texts, encode_documents, load_texts
 from llm.data.tokenizer import Tokenizer
-from llm.formats.base import load_base, load_config, load_tokenizer
+from llm.formats.base import load_config, load_tokenizer
+from llm.formats.base_in_codes import load_known_base
 from llm.formats.record import BaseRecord, RunRecord
 from llm.inference.log_probabilities import measure_documents
 from llm.lora.methods import apply_method
 from llm.model.gpt import GPTModel
-from llm.model.parameters import fingerprint
 from llm.training import distributed
 from llm.training.fitting import RECORDED_WIDTH, Fitting
 from llm.training.settings import FinetuneSettings
@@ -55,8 +55,9 @@ def prepare_texts(
 
 def build_voice(settings: FinetuneSettings, device: str) -> tuple[GPTModel, BaseRecord]:
     """The base, made trainable as the method says, and its record."""
-    model = load_base(settings.model, settings.weights, settings.seed)
-    base = BaseRecord(settings.model, settings.weights, settings.seed, fingerprint(model))
+    origin = (settings.model, settings.weights, settings.seed)
+    model, mark = load_known_base(*origin, quantize=settings.lora.quantize)
+    base = BaseRecord(*origin, mark)
     torch.manual_seed(settings.seed)
     apply_method(model, settings.method, settings.lora)
     return model.to(device), base
