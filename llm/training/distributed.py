@@ -81,8 +81,8 @@ def sum_gradients(parameters: list[nn.Parameter]) -> int:
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat, group=_part)
     parts = flat.split([gradient.numel() for gradient in gradients])
-    for gradient, part in zip(gradients, parts, strict=True):
-        gradient.copy_(part.view_as(gradient))
+    shaped = [part.view_as(gradient) for gradient, part in zip(gradients, parts, strict=True)]
+    torch._foreach_copy_(gradients, shaped)  # a few kernels on a GPU, not one a gradient
     return flat.nbytes
 
 
