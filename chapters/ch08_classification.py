@@ -57,6 +57,7 @@ def options(parser):
     parser.add_argument("--limit", type=positive, default=400, help="training messages")
     parser.add_argument("--epochs", type=positive, default=2)
     parser.add_argument("--search", action="store_true", help="choose the learning rates anew")
+    parser.add_argument("--rounds", type=positive, default=6, help="timed steps of each way")
     parser.add_argument("--seeds", type=positive, default=5, help="splits, for --search")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="for --search")
 
@@ -75,7 +76,7 @@ def teach(options):
         runs = full_against_lora(settings, folders)
         histories = {method: read_json(folders[method] / "history.json") for method in METHODS}
         mistakes(folders["lora"])
-    where_the_time_goes()
+    where_the_time_goes(options)
     learning_rates(settings, options)
     save(finetuning_figure(histories, runs), options.out, "ch08_classification.png")
     try_next(
@@ -164,7 +165,7 @@ def full_against_lora(settings, folders) -> dict:
     return {method: run.results for method, run in runs.items()}
 
 
-def where_the_time_goes():
+def where_the_time_goes(options):
     section("Where the time goes")
     say(
         "For each token a Linear multiplies three times: forward, for the gradient of its input, "
@@ -175,7 +176,7 @@ def where_the_time_goes():
         "and lets query, key and value share their x A. The results are the same, to rounding; "
         "the times:"
     )
-    patience("twenty-one steps", 8)
+    patience("three steps a round", 1.2 * (1 + options.rounds))
     base = Job(shape="mini", rank=8, batch_size=32)
     steps = {
         "full fine-tuning": prepare(replace(base, method="full")),
@@ -183,7 +184,9 @@ def where_the_time_goes():
         "LoRA, fused": prepare(base),
     }
     seconds = {name: [] for name in steps}
-    for number in range(7):  # in turn, so that whatever else the machine does disturbs all alike
+    for number in range(
+        1 + options.rounds
+    ):  # in turn, so that whatever else the machine does disturbs all alike
         for name, step in steps.items():
             started = time.perf_counter()
             step.run(number)

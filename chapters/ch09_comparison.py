@@ -155,7 +155,7 @@ def two_tasks(options):
                     f"{100 * metrics['roc_auc']:.1f}",
                 )
             )
-        show(["task", "adapter", "test accuracy (%)", "F1 (%)", "ROC-AUC (%)"], rows)
+        show(["task", "adapter", "test accuracy (%)", "F1 (%)", "ROC AUC (%)"], rows)
         adapters = Adapters.load(folders)
     before = fingerprint_of_base(adapters)
     messages = [

@@ -278,7 +278,7 @@ def ablation_figure(rows: dict[str, dict[str, Sequence[float]]], xlabels: Sequen
             label = "one seed" if place == 0 else None
             marks = [100 * value for value in values]
             panel.plot([place] * len(values), marks, "o", color=GREEN, alpha=0.7, label=label)
-        panel.set_xticks(range(len(cases)), list(cases))
+        panel.set_xticks(range(len(cases)), [name.replace(", ", ",\n") for name in cases])
         panel.set(xlabel=xlabel, ylabel="validation F1 for spam (%)", title=title)
     bottom = min(panel.get_ylim()[0] for panel in panels)
     for panel in panels:

@@ -4,6 +4,7 @@ The server knows the libraries and nothing of this project, so a child reads our
 Python does. Where nothing can be forked (Windows), a child is a new Python.
 """
 
+import io
 import multiprocessing
 import os
 import runpy
@@ -53,9 +54,16 @@ def ended(process, output) -> CompletedProcess:
     return CompletedProcess(process.name, process.exitcode, *said)
 
 
-def run_script(script: Path, *options: str, folder: Path) -> CompletedProcess:
-    """As `python SCRIPT OPTIONS` in `folder`."""
-    return call(_script, str(script), options, folder=folder)
+def run_script(script: Path, *options: str, folder: Path, prepare=None) -> CompletedProcess:
+    """As `python SCRIPT OPTIONS` in `folder`. `prepare` is called first, in the child."""
+    return call(_script, str(script), options, prepare, folder=folder)
+
+
+def studies_worker(job: str) -> tuple[int, str]:
+    """As `llm.studies.worker.fresh_process`, whose place it takes, at once."""
+    done = call(_studies_worker, job)
+    sys.stderr.write(done.stderr)
+    return done.returncode, done.stdout
 
 
 def _child(function, arguments, output, environment, folder):
@@ -68,9 +76,18 @@ def _child(function, arguments, output, environment, folder):
     function(*arguments)
 
 
-def _script(script, options):
+def _script(script, options, prepare):
     asked_for = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     kept = [place for place in sys.path if place in asked_for or place not in OURS]
     sys.path[:] = [os.path.dirname(script), *kept]
     sys.argv = [script, *options]
+    if prepare:
+        prepare()
     runpy.run_path(script, run_name="__main__")
+
+
+def _studies_worker(job):
+    from llm.studies.worker import main
+
+    sys.stdin = io.StringIO(job)
+    raise SystemExit(main())

@@ -268,7 +268,8 @@ def test_the_start_suite():
         assert 0 < median == statistics.median(values)
 
 
-def test_the_adapters_suite():
+def test_the_adapters_suite(monkeypatch):
+    monkeypatch.setattr(adapters, "MESSAGES", 10)
     content = adapters.adapters(options(rounds=1, counts=[2], tokens=1, device="cpu"))
     found = content["results"][2]
     (adapter,) = {path.stat().st_size for path in BUNDLED["spam"].glob("*.safetensors")}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from forked import studies_worker
 from small import write_base, write_messages
 
 from llm.cli import using
@@ -72,6 +73,12 @@ def run_anew(*arguments, folder=None, **environment):
         env={**os.environ, **environment},
         start_new_session=True,
     )
+
+
+@pytest.fixture
+def forked_workers(monkeypatch):
+    """Runs of a comparison are children that need not wait for PyTorch."""
+    monkeypatch.setattr("llm.studies.worker.fresh_process", studies_worker)
 
 
 def refused(done, *words):
@@ -445,7 +452,7 @@ if "llm.studies.worker" in sys.orig_argv:
 """
 
 
-def test_ctrl_c_ends_a_comparison_and_its_worker_and_resume_goes_on(tmp_path):
+def test_ctrl_c_ends_a_comparison_and_its_worker_and_resume_goes_on(tmp_path, monkeypatch):
     base, tsv = write_base(tmp_path / "base"), write_messages(tmp_path / "messages.tsv")
     arguments = ["compare", "--model", base, "--data", tsv, "--epochs", 3, "--batch-size", 8]
     arguments += ["--methods", "lora", "--out", tmp_path / "out", "--json"]
@@ -459,6 +466,7 @@ def test_ctrl_c_ends_a_comparison_and_its_worker_and_resume_goes_on(tmp_path):
     with open_tensors(kept / "checkpoint.safetensors") as reader:
         history = json.loads(reader.metadata()["run"])["history"]
     assert history["curve"]
+    monkeypatch.setattr("llm.studies.worker.fresh_process", studies_worker)
     done = run(*arguments, "--resume")
     assert done.returncode == 0, done.stderr
     curve = json.loads((kept / "history.json").read_text())["curve"]
@@ -466,10 +474,10 @@ def test_ctrl_c_ends_a_comparison_and_its_worker_and_resume_goes_on(tmp_path):
     assert len(curve) > len(history["curve"])
 
 
-def test_what_a_comparisons_worker_refuses_is_one_line(tsv, tmp_path):
+def test_what_a_comparisons_worker_refuses_is_one_line(tsv, tmp_path, forked_workers):
     arguments = ["compare", "--weights", "random", "--data", tsv, "--quiet"]
     arguments += ["--methods", "lora", "--out", tmp_path / "out"]
-    done = run_anew(*arguments, "--targets", "W_querry")
+    done = run(*arguments, "--targets", "W_querry")
     refused(done, "no Linear layer is called W_querry", "W_query")
 
 
@@ -486,7 +494,7 @@ def test_an_adapter_on_other_weights_is_refused(folder, tmp_path):
     refused(run("predict", "--from", tmp_path, "hello"), "shape", "rank")
 
 
-def test_compare_writes_the_result_file_of_the_design(tsv, tmp_path):
+def test_compare_writes_the_result_file_of_the_design(tsv, tmp_path, forked_workers):
     arguments = ["--model", write_base(tmp_path / "base"), "--data", tsv, "--epochs", 1]
     arguments += ["--seeds", 2, "--rank", 2, "--methods", "head,lora", "--out", tmp_path / "c"]
     done = run("compare", *arguments)

@@ -7,10 +7,12 @@ import pytest
 from scipy import stats
 from small import write_base, write_messages
 
+from llm.figures.knobs import knob_figures
 from llm.lora.settings import LoRASettings
-from llm.studies.knob_cells import CELLS, SPAM, TASKS, WRITING, Cell
+from llm.studies.knob_cells import CELLS, RULES, SPAM, TASKS, WRITING, Cell
 from llm.studies.knob_search import MOST_RATES, Key, Plan, Search
 from llm.studies.knob_summary import diverged, majority, summarise
+from llm.studies.knob_tables import knob_table, rate_table
 from llm.studies.knobs import Study, kept
 from llm.studies.pool import Answer, Pool, devices_of, run_all
 from llm.studies.summary import student_interval
@@ -169,8 +171,6 @@ def test_every_cell_has_settings_and_the_rules_meet_at_rank_8():
             settings = cell.settings(task, rates[0], *TASKS[task].units[0])
             assert settings.lr == rates[0] and len(rates) == cell.rates
     assert len({cell.name for cell in CELLS}) == len(CELLS)
-    from llm.studies.knob_cells import RULES
-
     scales = {rule: LoRASettings(**settings(8)) for rule, settings in RULES.items()}
     for lora in scales.values():
         scale = lora.alpha / (lora.rank**0.5 if lora.rslora else lora.rank)
@@ -186,10 +186,43 @@ def test_a_file_is_taken_up_where_it_ended(tmp_path):
     key = study.plan.next()
     study.take(key, Answer(record=record))
     cells = summarise(list(study.plan.searches.values()), {WRITING: [{"bits_per_byte": 3.0}] * 2})
-    (tmp_path / "knobs.json").write_text(json.dumps({"cells": cells}))
+    content = {"data": {}, "sessions": [{"runs": 1}], "cells": cells}
+    (tmp_path / "knobs.json").write_text(json.dumps(content))
     again = Study(tmp_path / "knobs.json", quick=True)
     again.take_over(tmp_path / "knobs.json")
+    assert again.sessions == [{"runs": 1}]
     assert again.plan.searches[key.task, key.cell].found == {
         (key.rate, 0): kept(Answer(record=record), key)
     }
     assert again.plan.next() == Key(key.task, key.cell, key.rate, 1)
+
+
+def made_up():
+    """A study whose numbers are made up: the best rate is the usual one, four times it diverges."""
+    cells = [*CELLS[:4], CELLS[-1], Cell("NF4", "quantisation", {"quantize": "nf4"})]
+    plan = Plan(cells)
+    while key := plan.next():
+        away = abs(math.log2(key.rate / (0.0025 if key.task == WRITING else 0.005)))
+        worse = away + (key.cell != "default")
+        run = run_of(math.inf if away >= 2 else 2.0 + 0.01 * worse + 0.1 * key.unit)
+        if run["test"] and key.task == SPAM:
+            f1 = 0.95 - 0.01 * worse + 0.001 * key.unit * worse
+            run["test"] = {"f1": f1, "loss": 0.03, "accuracy": 0.99, "average_precision": 0.98}
+        plan.take(key, run)
+    base = {WRITING: [{"bits_per_byte": 3.5}] * 10, SPAM: [majority(0.1)] * 10}
+    return {"cells": summarise(list(plan.searches.values()), base)}
+
+
+def test_tables_and_figures_show_what_was_found(tmp_path):
+    results = made_up()
+    table = knob_table(results).splitlines()
+    assert len({line.count("|") for line in table}) == 1
+    (default,) = [line for line in table if line.startswith("| default")]
+    assert "| 7 | 0.0025 | 2.450 ± 0.303 |  | 0.005 | 95.0 ± 0.0 |  | 6 of 32 |" in default
+    (rank,) = [line for line in table if line.startswith("| rank 64, alpha 16")]
+    assert "+0.010 (+0.010 to +0.010)" in rank and "-0.5 (-0.8 to -0.3)" in rank
+    by_rank = {line.split()[1]: line for line in rate_table(results).splitlines()[2:]}
+    assert by_rank["8"] == "| 8 | 0.0025 | 0.000 | 0.0025 | 0.000 | 0.0025 | 0.000 |"
+    assert by_rank["32"] == "| 32 | not measured |  | not measured |  | 0.0025 | 0.000 |"
+    for path in knob_figures(results, tmp_path):
+        assert path.stat().st_size > 20_000

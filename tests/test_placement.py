@@ -19,7 +19,7 @@ from llm.lora.methods import LoRASettings, apply_method
 from llm.model.classifier import GPTClassifier
 from llm.model.config import GPTConfig
 from llm.model.groups import LengthGroups
-from llm.training import finetuning
+from llm.training import finetuning, voices
 from llm.training.classification import ClassificationTask
 from llm.training.finetuning import FinetuneSettings, finetune
 from llm.training.settings import TrainSettings
@@ -282,6 +282,61 @@ def test_training_on_kept_states_is_training_without_them_to_the_last_bit(
     assert all(torch.equal(one[name], other[name]) for name in one)
     curves = [read_json(folder / "history.json")["curve"] for folder in folders]
     assert curves[0] == curves[1]
+
+
+@pytest.mark.parametrize(
+    "method, more, start",
+    [
+        ("lora", {"dropout": 0.2}, 1),
+        ("dora", {"quantize": "int8"}, 1),
+        ("qlora", {"layers": [2]}, 2),
+        ("last_block", {}, 2),
+        ("lora", {"layers": None}, 0),
+        ("full", {}, 0),
+    ],
+    ids=str,
+)
+def test_writing_on_kept_states_is_writing_without_them_to_the_last_bit(
+    place, tmp_path, monkeypatch, method, more, start
+):
+    starts, made = [], voices.WritingTask
+
+    def kept(*arguments):
+        starts.append(arguments[6])
+        return made(*arguments)
+
+    def not_kept(*arguments):
+        return made(*arguments[:6], 0, *arguments[7:])
+
+    lora = LoRASettings(**{"rank": 2, "alpha": 4, "layers": [1, 2]} | more)
+    data = {"model": str(place / "base"), "data": str(place / "messages.tsv")}
+    plan = FinetuneSettings(
+        method, lora, **data, task="writing", text=["ham"], epochs=2, batch_size=8, lr=0.02
+    )
+    folders = []
+    for task in (kept, not_kept) if start else (kept,):
+        monkeypatch.setattr(voices, "WritingTask", task)
+        folders.append(tmp_path / task.__name__)
+        record = finetune(plan, folders[-1], device="cpu")
+        assert record.results["base_unchanged"] == (method in ("lora", "dora", "qlora"))
+    assert starts == [start]
+    states = [read_tensors(folder / record.weights_file)[0] for folder in folders]
+    assert all(torch.equal(states[0][name], x) for name, x in states[-1].items())
+    curves = [read_json(folder / "history.json")["curve"] for folder in folders]
+    assert curves[0] == curves[-1] and curves[0][-1]["loss"] < curves[0][0]["loss"]
+
+
+def test_a_base_with_dropout_of_its_own_leaves_nothing_to_keep(place, tmp_path, monkeypatch):
+    config = GPTConfig(8192, 48, 16, 2, 3, drop_rate=0.1)
+    base = write_base(tmp_path / "base", config=config)
+    made, starts = voices.WritingTask, []
+    task = lambda *arguments: starts.append(arguments[6]) or made(*arguments)  # noqa: E731
+    monkeypatch.setattr(voices, "WritingTask", task)
+    lora = LoRASettings(rank=2, layers=[2])
+    data = {"model": str(base), "data": str(place / "messages.tsv")}
+    plan = FinetuneSettings(lora=lora, **data, task="writing", text=["spam"], epochs=1)
+    assert finetune(plan, tmp_path / "out", device="cpu").results["base_unchanged"]
+    assert starts == [0]
 
 
 def test_messages_that_are_cut_anew_leave_nothing_to_keep(place, tmp_path, monkeypatch):

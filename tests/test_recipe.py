@@ -7,6 +7,7 @@ from random import Random
 import pytest
 import torch
 import torch.nn.functional as F
+from forked import studies_worker
 from small import write_base, write_messages
 from twins import TINY, hf_twin, random_ids, randomise
 
@@ -231,7 +232,8 @@ def test_training_on_all_messages_measures_nothing(runs, capsys):
     assert record["data"]["train"] == record["data"]["messages"] == 90
 
 
-def test_a_comparison_over_splits(runs, capsys):
+def test_a_comparison_over_splits(runs, capsys, monkeypatch):
+    monkeypatch.setattr("llm.studies.worker.fresh_process", studies_worker)
     out = runs["folder"] / "compared"
     arguments = ["compare", "--methods", "head,lora", "--splits", 2, "--out", out]
     arguments += [*runs["usual"][1:-2]]

@@ -5,6 +5,7 @@ from math import cos, pi, sin
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.patheffects import withStroke
 
 DIRECTIONS = (0, 180, 90, 270, 30, 330, 150, 210, 60, 300, 120, 240)  # degrees, the best first
 DISTANCES = (6, 12, 20, 30, 42)  # points
@@ -47,6 +48,7 @@ def label_points(
     boxes: dict[int, Box] = {}
     for index in sorted(range(len(spots)), key=lambda i: -_neighbours(spots, i, 60 * pixel)):
         text = axes.annotate(names[index], points[index], fontsize=size, color=colours[index])
+        text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])  # over a line, too
         extent = text.get_window_extent(renderer)
         others = [*dots[:index], *dots[index + 1 :], *taken]
         best = None

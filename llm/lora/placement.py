@@ -3,7 +3,7 @@
 `targets` names kinds of layer ("W_query"), `layers` the blocks, `rank_pattern` the kinds that have
 another rank than the rest. What is learned late in a text model is mostly made in its upper
 blocks; and if the lower ones have no LoRA, their output never changes, so it can be computed once
-(`frozen_blocks`, `llm.training.classification`).
+(`frozen_blocks`, `llm.training.prefix`).
 """
 
 import re

@@ -56,6 +56,10 @@ class Search:
             return None
         return self.rates[values.index(min(values))]
 
+    def begin_with_found(self) -> None:
+        """Let the grid be what has been tried already, if anything has; it grows from there."""
+        self.rates = sorted({rate for rate, _ in self.found}) or self.rates
+
     @property
     def at_edge(self) -> bool:
         """Whether the best rate is at an end of the grid, so that another may be better."""

@@ -58,7 +58,7 @@ class Study:
 
     out: Path
     quick: bool = False
-    about: dict = field(default_factory=dict)
+    sessions: list[dict] = field(default_factory=list)  # on which machines, how long
     data: dict[str, dict] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
 
@@ -77,12 +77,15 @@ class Study:
 
     def take_over(self, path: Path) -> None:
         """Go on from an earlier file of this study."""
-        for cell in read_json(path)["cells"]:
+        before = read_json(path)
+        self.data, self.sessions = before["data"], before["sessions"]
+        for cell in before["cells"]:
             if (cell["task"], cell["cell"]) in self.plan.searches:
                 for run in cell["runs"]:
                     key = Key(cell["task"], cell["cell"], run["learning_rate"], run["unit"])
                     if not run["failed"]:
                         self.plan.take(key, {name: run[name] for name in kept(Answer(), key)})
+                self.plan.searches[cell["task"], cell["cell"]].begin_with_found()
 
     def go(self, jobs: int, device: str, seconds: float | None) -> dict:
         """Make the runs until all are made or the time is over. Returns what was written."""
@@ -97,7 +100,7 @@ class Study:
                 base = GPTModel(SMALL_BASE).state_dict()
                 save_base(folder, SMALL_BASE, base, mini_tokenizer())
                 self.small = {**SMALL, "model": folder}
-            self.about = {"workers": jobs, "device": _device_name(device)}
+            self.sessions.append({"workers": jobs, "device": _device_name(device)})
             self.base = beside.submit(self.without_training, device)
             while (left := ends - time.perf_counter()) > 0:
                 while pool.idle and (key := self.plan.next()):
@@ -131,11 +134,11 @@ class Study:
         """The file as it is now."""
         base = self.base.result()
         searches = list(self.plan.searches.values())
+        seconds = round(time.perf_counter() - self.started)
+        self.sessions[-1] |= {"seconds": seconds, "runs": self.runs, "torch": torch.__version__}
         content = {
             "model": FinetuneSettings().model,
-            "torch": torch.__version__,
-            **self.about,
-            "seconds": round(time.perf_counter() - self.started),
+            "sessions": self.sessions,
             "runs": sum(len(search.found) for search in searches),
             "complete": complete,
             "quick": self.quick,
@@ -221,7 +224,7 @@ def main() -> int:
         for task in TASKS:
             print(summary_table(content["cells"], task) + "\n")
         left = "" if content["complete"] else "; some are left (--resume)"
-        print(f"{content['runs']} runs in {content['seconds']} s{left}")
+        print(f"{study.runs} runs in {content['sessions'][-1]['seconds']} s{left}")
 
     return run(work, parser=options)
 

@@ -38,6 +38,21 @@ def run_in_fresh_process(
         KeyboardInterrupt: after the run, which got Ctrl-C too, has kept what it has trained.
     """
     job = {"out": str(out), "resume": resume, "device": device, "quiet": quiet}
+    status, answer = fresh_process(json.dumps({"settings": asdict(settings), **job}))
+    if status == 130:
+        raise KeyboardInterrupt
+    if status == 2:
+        raise InputError(**json.loads(answer))
+    if status != 0:  # a bug, whose traceback stands above, or killed by the system
+        raise InputError(
+            f"the run of {settings.method} with seed {settings.seed} ended with status "
+            f"{status} and no answer"
+        )
+    return json.loads(answer)
+
+
+def fresh_process(job: str) -> tuple[int, str]:
+    """The exit status of a worker, and what it has written to standard output."""
     path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]  # llm may not be installed
     process = subprocess.Popen(
         [sys.executable, "-m", "llm.studies.worker"],
@@ -48,20 +63,11 @@ def run_in_fresh_process(
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONIOENCODING": "utf-8"},
     )
     try:
-        answer, _ = process.communicate(json.dumps({"settings": asdict(settings), **job}))
+        answer, _ = process.communicate(job)
     except KeyboardInterrupt:
         process.wait()
         raise
-    if process.returncode == 130:
-        raise KeyboardInterrupt
-    if process.returncode == 2:
-        raise InputError(**json.loads(answer))
-    if process.returncode != 0:  # a bug, whose traceback stands above, or killed by the system
-        raise InputError(
-            f"the run of {settings.method} with seed {settings.seed} ended with status "
-            f"{process.returncode} and no answer"
-        )
-    return json.loads(answer)
+    return process.returncode, answer
 
 
 def main() -> int:

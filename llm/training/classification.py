@@ -6,7 +6,7 @@ once and train on what came out: the frozen blocks cost one forward pass in all,
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,13 +18,13 @@ from llm.data.batching import (
     batch_indices,
     collate,
     padded_width,
-    sorted_batches,
     steps_per_epoch,
 )
 from llm.inference.evaluation import classification_metrics, probabilities
 from llm.model.classifier import GPTClassifier
 from llm.model.layouts import Packed
 from llm.training.next_token import next_token_loss
+from llm.training.prefix import after_blocks, states_of_each
 
 
 class Part(NamedTuple):
@@ -176,23 +176,16 @@ class ClassificationTask:
         return model.from_hidden(hidden, Packed(lengths, model.pad_to), self.start)
 
 
-@torch.no_grad()
 def hidden_states(model: GPTClassifier, messages: Encoded, stop: int) -> list[torch.Tensor]:
     """What the first `stop` blocks make of each message: a list of (tokens, emb_dim).
 
     With all blocks, the vector that the head reads: (1, emb_dim).
     """
-    device = next(model.parameters()).device
-    hidden: list[torch.Tensor] = [torch.empty(0)] * len(messages)
-    for indices in sorted_batches([len(ids) for ids in messages.ids], 2048):
-        batch = collate(messages, indices, device)
+
+    def states_of(batch: Batch) -> Sequence[torch.Tensor]:
         x, layout = model.embed(batch.ids, batch.lengths)
         if stop == model.config.n_layers:
-            rows = model.vectors(x, layout)[:, None]  # (batch, 1, emb_dim)
-        else:
-            for block in model.body.trf_blocks[:stop]:
-                x = block(x, layout.attend)
-            rows = layout.messages(x)
-        for index, row in zip(indices, rows, strict=True):
-            hidden[index] = row.clone()
-    return hidden
+            return model.vectors(x, layout)[:, None]  # (batch, 1, emb_dim)
+        return after_blocks(model.body.trf_blocks[:stop], x, layout)
+
+    return states_of_each(messages, next(model.parameters()).device, states_of)

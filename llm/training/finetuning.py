@@ -28,14 +28,13 @@ from llm.training.classification import ClassificationTask
 from llm.training.compiling import refuse_on
 from llm.training.device import keep_freed_memory, pick_device
 from llm.training.fitting import RECORDED_WIDTH, Fitting
+from llm.training.prefix import PAD_TO
 from llm.training.settings import LEARNING_RATES as LEARNING_RATES  # offered here too
 from llm.training.settings import FinetuneSettings
 from llm.training.voices import learn_to_write
 from llm.utils.errors import InputError
 from llm.utils.files import locked_folder, remove
 from llm.utils.paths import EVERYDAY
-
-PAD_TO = 16  # tokens: `llm.model.groups` says why
 
 
 @dataclass(frozen=True)

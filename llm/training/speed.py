@@ -35,6 +35,8 @@ def compile_blocks(model: nn.Module) -> Callable[[], None]:
     Returns:
         what makes the model as it was.
     """
+    # First and other blocks, each for one shape, for more, and for rows longer than 128 tokens.
+    torch._dynamo.config.recompile_limit = max(16, torch._dynamo.config.recompile_limit)
     last = getattr(model, "last_block", None)
     take_room_away = make_room(model)
     for block in _blocks(model):

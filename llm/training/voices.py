@@ -1,6 +1,7 @@
 """One training of a voice, from options to a folder: documents, base, method, training, bits."""
 
 import sys
+import time
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from llm.lora.methods import apply_method
 from llm.model.gpt import GPTModel
 from llm.training import distributed
 from llm.training.fitting import RECORDED_WIDTH, Fitting
+from llm.training.prefix import PAD_TO
 from llm.training.settings import FinetuneSettings
 from llm.training.writing import WritingTask
 
@@ -53,14 +55,14 @@ def prepare_texts(
     )
 
 
-def build_voice(settings: FinetuneSettings, device: str) -> tuple[GPTModel, BaseRecord]:
-    """The base, made trainable as the method says, and its record."""
+def build_voice(settings: FinetuneSettings, device: str) -> tuple[GPTModel, int, BaseRecord]:
+    """The base, made trainable as the method says, how many blocks stay frozen, and its record."""
     origin = (settings.model, settings.weights, settings.seed)
     model, mark = load_known_base(*origin, quantize=settings.lora.quantize)
     base = BaseRecord(*origin, mark)
     torch.manual_seed(settings.seed)
-    apply_method(model, settings.method, settings.lora)
-    return model.to(device), base
+    start = apply_method(model, settings.method, settings.lora)
+    return model.to(device), start, base
 
 
 def learn_to_write(fitting: Fitting, report: bool) -> RunRecord:
@@ -75,12 +77,15 @@ def learn_to_write(fitting: Fitting, report: bool) -> RunRecord:
     tokenizer = load_tokenizer(settings.model, config.vocab_size)
     data = prepare_texts(settings, tokenizer, config.context_length)
     before = fitting.memory_in_use()
-    model, base = build_voice(settings, fitting.device)
+    model, start, base = build_voice(settings, fitting.device)
     if report and not fitting.quiet and distributed.is_main_process():
         print(data.texts.report(), file=sys.stderr)
     width = RECORDED_WIDTH if fitting.on_gpu else 1
-    task = WritingTask(
-        model, data.train, data.validation, settings.batch_size, settings.seed, width
+    pad_to = PAD_TO if start else 1  # then a document is the same in any batch, to the last bit
+    start = 0 if config.drop_rate else start
+    started = time.perf_counter()
+    task = WritingTask(  # sends the documents through the frozen blocks, if there are any
+        model, data.train, data.validation, settings.batch_size, settings.seed, width, start, pad_to
     )
     history, results = fitting.train(
         model,
@@ -90,7 +95,8 @@ def learn_to_write(fitting: Fitting, report: bool) -> RunRecord:
         len(data.train),
         steps_per_epoch(len(data.train.pieces), settings.batch_size),
         before,
-        cuda_graphs=True,
+        cuda_graphs=not start,  # kept hidden states come in too many shapes
+        prefix_seconds=time.perf_counter() - started if start else 0.0,
     )
     if not settings.all_messages:
         results["validation"] = measure_documents(model, data.validation)
