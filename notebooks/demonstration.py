@@ -63,7 +63,7 @@ def demonstration(adapters: Adapters, message: str = "", hint: str = "type a mes
 def _bar(answer: Explanation) -> str:
     percent = 100 * answer.probability
     return (
-        '<div style="width:14em; background:rgba(128, 128, 128, 0.3); border-radius:3px">'
+        '<div style="width:10em; background:rgba(128, 128, 128, 0.3); border-radius:3px">'
         f'<div style="width:{percent:.1f}%; background:rgb({FOR}); height:0.9em; '
         f'border-radius:3px"></div></div>{html.escape(answer.label)} {percent:.1f} %'
     )

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "notebooks" / "site"  # Sphinx's settings
 
 ORDER = ("a*.ipynb", "0*.ipynb")  # the notebooks, in the order of reading
-TEXTS = ("GLOSSARY", "HANDOUT", "TEACHING", "PLANS", "ANSWERS", "PRACTITIONER")
+TEXTS = ("GLOSSARY", "HANDOUT", "TEACHING", "PLANS", "ANSWERS", "PRACTITIONER", "CAPSTONE")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -15,6 +15,7 @@ from llm.model.config import GPTConfig
 from llm.studies import compare as comparisons
 from llm.studies import learning_curve as curves
 from llm.studies import learning_rates as searches
+from llm.studies import variant_tables
 from llm.studies.compare import compare
 from llm.studies.learning_curve import BASELINE, learning_curve, schedule
 from llm.studies.learning_rates import search_learning_rates
@@ -213,3 +214,38 @@ def test_a_comparison_gives_each_method_its_own_learning_rate_or_the_one_for_all
     results = compare(["lora", "dora"], [0], settings, tmp_path, device="cpu", quiet=True)
     assert rates[-2:] == own[1:2] * 2 and variants[-2:] == ["lora", "dora"]
     assert [run["method"] for run in results["runs"]] == ["lora", "dora"]  # as it was called
+
+
+def test_the_section_of_variants_is_made_of_what_was_measured(tmp_path, monkeypatch):
+    def result(name, peak, seconds, **more):
+        usual = {"shape": "gpt2", "batch_size": 8, "name": name, "seconds": seconds}
+        return {**usual, "peak_memory_bytes": peak << 20, **more}
+
+    monkeypatch.setattr(variant_tables, "DATA", tmp_path)
+    assert variant_tables.variants_section() == ""
+    (tmp_path / "benchmarks").mkdir()
+    account = {"peak": 90 << 20, "passing": 3 << 20}
+    content = {
+        "device": "NVIDIA H100",
+        "versions": {"torch": "2.11", "peft": None},
+        "results": [
+            result("LoRA", 100, [0.1, 0.2, 0.4], memory_account=account),
+            result("QLoRA nf4", 45, [0.2, 0.3, 0.3]),
+            result("peft", 0, [], skipped="OutOfMemoryError: 80 | GiB\nand more"),
+        ],
+    }
+    write_json(tmp_path / "benchmarks" / "variants_h100.json", content)
+    lines = variant_tables.variants_section().splitlines()
+    assert lines[0].startswith("### ") and "--device cuda" in lines[4]
+    assert lines[6] == (
+        "| GPT-2 124M, 8 messages a step | account | measured peak | share | a step | share |"
+    )
+    assert lines[8:] == [
+        "| LoRA | 93 MiB | 100 MiB | 1.00 | 200.0 ms | 1.00 (0.25 to 4.00) |",
+        "| QLoRA nf4 |  | 45 MiB | 0.45 | 300.0 ms | 1.50 (0.50 to 3.00) |",
+        "| peft | not measured: OutOfMemoryError: 80 / GiB | | | | |",
+    ]
+    found = (("a", 4, 1), ("b", 2, 2), ("a", 4, 2), ("b", 3, 6))  # two rounds
+    rounds = [result(name, peak, [seconds]) for name, peak, seconds in found]
+    (table,) = variant_tables.variant_tables({"results": rounds}, "seconds")
+    assert table.endswith("| 0.62 (0.50 to 0.75) | 4,000.0 ms | 2.50 (2.00 to 3.00) |")

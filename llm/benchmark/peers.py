@@ -69,6 +69,7 @@ class Job:
     account: bool = False  # compare the memory account with what was measured
     variant: str = "lora"  # or "dora"
     quantize: str | None = None  # "nf4", "int8"
+    import_first: bool = False  # leave a peer's libraries out of its memory on a CPU
 
     @property
     def config(self) -> GPTConfig:

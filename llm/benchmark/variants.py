@@ -95,7 +95,7 @@ def processes(given) -> list[list[Job]]:
 
 def _on_cpu(given) -> list[list[Job]]:
     """Every contender in a process of its own, all in turn."""
-    base = Job(steps=given.steps, account=True)
+    base = Job(steps=given.steps, account=True, import_first=True)
     shapes = {"mini": 32, SMALLEST: 4}  # messages a step
     if given.quick:
         shapes, base = {"mini": 2}, replace(base, steps=2, width=8, layers=1)

@@ -1,6 +1,7 @@
 """One benchmark's jobs, measured in this process: `llm.benchmark.runner` starts it."""
 
 import gc
+import importlib
 import json
 import os
 import sys
@@ -28,6 +29,8 @@ def measure(job) -> dict:
         _settle_gpu()
     elif job.contender == "ours":
         keep_freed_memory()
+    if job.import_first:
+        _import(job.contender)
     before = torch.cuda.memory_allocated() if on_gpu else peak_memory_bytes()
     step = prepare(job)
     result: dict = {**asdict(job), "torch": torch.__version__, "threads": torch.get_num_threads()}
@@ -69,6 +72,15 @@ def measure(job) -> dict:
         "peak_memory_bytes": peak,
         "losses": losses,
     }
+
+
+def _import(contender: str) -> None:
+    """Load the libraries of a peer."""
+    if contender.startswith(("peft", "bitsandbytes")):
+        importlib.import_module("peft")
+        importlib.import_module("transformers.models.gpt2.modeling_gpt2")
+    if contender.startswith("bitsandbytes"):
+        importlib.import_module("bitsandbytes")
 
 
 def _passing(job, model) -> int:

@@ -7,6 +7,7 @@ import re
 
 from llm.studies.knob_tables import knob_table, rate_table
 from llm.studies.tables import curve_differences, curve_table, paired_table, results_table
+from llm.studies.variant_tables import variants_section
 from llm.utils.errors import InputError
 from llm.utils.files import read_json, write_text
 from llm.utils.paths import DATA, ROOT
@@ -15,8 +16,8 @@ from llm.utils.program import run
 START, END = "<!-- results -->", "<!-- /results -->"
 PAIRED_START, PAIRED_END = "<!-- paired -->", "<!-- /paired -->"
 CURVE_START, CURVE_END = "<!-- learning-curve -->", "<!-- /learning-curve -->"
-
 KNOBS_START, KNOBS_END = "<!-- knobs -->", "<!-- /knobs -->"
+VARIANTS_START, VARIANTS_END = "<!-- variants -->", "<!-- /variants -->"
 
 
 def with_table(text: str, table: str, marks: tuple[str, str] = (START, END)) -> str:
@@ -45,7 +46,8 @@ def up_to_date(text: str) -> str:
     text = with_table(text, "\n".join(tables), (CURVE_START, CURVE_END))
     knobs = read_json(DATA / "knobs.json")
     tables = [knob_table(knobs), rate_table(knobs)]
-    return with_table(text, "\n\n".join(tables), (KNOBS_START, KNOBS_END))
+    text = with_table(text, "\n\n".join(tables), (KNOBS_START, KNOBS_END))
+    return with_table(text, variants_section(), (VARIANTS_START, VARIANTS_END))
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 """The numbers of this class, which its exercises ask for and its checks know.
 
-What is committed is everybody's variant. `make_exercises.py --seed` makes a class its own.
+Everybody's variant. `make_exercises.py --seed` makes a class its own.
 """
 
 VARIANT = {

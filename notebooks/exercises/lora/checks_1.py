@@ -1,6 +1,7 @@
 """The checks of exercises 1. They hold the answers to many questions: try first, read later."""
 
 import torch
+from checks_variant import VARIANT
 from torch import nn
 
 from llm.exercises import attempt, exercise, expect, pair
@@ -166,6 +167,8 @@ def check_gradients(lora_gradients):
 def check_strength(convert_alpha):
     def converted(*inputs):
         rules = 'The rules are called "alpha", "alpha/rank" and "alpha/sqrt(rank)".'
+        if VARIANT["own_rule"]:
+            rules = f'{rules[:-1]}, and your class has "{VARIANT["own_rule"]}", too.'
         return attempt(convert_alpha, *inputs, hint=rules, of=(KeyError, UnboundLocalError))
 
     mistakes = {
@@ -189,6 +192,10 @@ def check_strength(convert_alpha):
     }
     what = "alpha = 6 at rank 16 (rsLoRA), for alpha/rank"
     expect(converted(6, 16, "alpha/sqrt(rank)", "alpha/rank"), 24, mistakes, what)
+    own, power = VARIANT["own_rule"], VARIANT["own_power"]
+    if own:
+        what = f"alpha = 8 at rank 64 (alpha alone), for {own}"
+        expect(converted(8, 64, "alpha", own), 8 * 64**power, what=what)
     moved = converted(16, 16, "alpha", "alpha/rank")
     return (
         f"The book's alpha = 16 at rank 16 is alpha = {moved:g} in a library that divides by "

@@ -1,6 +1,7 @@
 """The checks of exercises 3. They hold the answers to many questions: try first, read later."""
 
 import torch
+from checks_variant import VARIANT
 
 from llm.exercises import attempt, exercise, expect, pair
 
@@ -58,22 +59,30 @@ def check_low_rank(low_rank):
 
 @exercise("3.2")
 def check_enough(rank_for_share):
-    strengths = torch.tensor([4.0, 2.0, 2.0, 1.0])
+    strengths, step = torch.tensor([4.0, 2.0, 2.0, 1.0]), VARIANT["enough_multiple"]
+
+    def up(rank):
+        return -(-rank // step) * step
+
     mistakes = {
-        "Square the strengths: the size of a matrix is the root of the sum of their SQUARES.": 3,
-        "Off by one: place 0 of the running sum is what rank 1 holds.": 1,
+        "Square the strengths: the size of a matrix is the root of the sum of their SQUARES.": up(
+            3
+        ),
+        "Off by one: place 0 of the running sum is what rank 1 holds.": up(1),
         "That is a share, not a rank: count how many strengths it takes.": 0.8,
     }
     found = attempt(rank_for_share, strengths, 0.78)
-    expect(found, 2, mistakes, what="the rank that holds 78 %")
+    expect(found, up(2), mistakes, what="the rank that holds 78 %")
     mistakes = {
-        "Off by one: rank 1 holds 64 % already, more than 60 %.": 2,
+        "Off by one: rank 1 holds 64 % already, more than 60 %.": up(2),
         "Off by one: place 0 of the running sum is what rank 1 holds.": 0,
     }
     found = attempt(rank_for_share, strengths, 0.6)
-    expect(found, 1, mistakes, what="the rank that holds 60 %")
+    if step > 1:
+        mistakes = {f"Only multiples of {step} are asked for: round up to the next.": 1}
+    expect(found, up(1), mistakes, what="the rank that holds 60 %")
     found = attempt(rank_for_share, strengths, 0.97)
-    expect(found, 4, what="the rank that holds 97 %")
+    expect(found, up(4), what="the rank that holds 97 %")
     return (
         "Now you can ask any matrix how much rank it needs; the next cell asks the change that "
         "full fine-tuning makes."
@@ -96,9 +105,15 @@ def check_budget(largest_rank):
     found = attempt(largest_rank, shapes, ["fc1"], 8, 10_000)
     mistakes = {"Rank 1 would cost 10,240, more than the budget: then the answer is 0.": 1}
     expect(found, 0, mistakes, what="the rank for fc1 with 10,000 numbers")
-    found = attempt(largest_rank, shapes, ["fc1"], 8, 10_240)
-    mistakes = {"A budget that is met exactly is not exceeded.": 0}
-    expect(found, 1, mistakes, what="the rank for fc1 with 10,240 numbers")
+    step = VARIANT["budget_multiple"]  # ranks that are asked for: 1, or multiples of more
+    if step > 1:
+        found = attempt(largest_rank, shapes, ["fc1"], 8, 10_240 * (step + 1))
+        mistakes = {f"Only multiples of {step} are asked for: round down to one.": step + 1}
+        expect(found, step, mistakes, what=f"the rank for fc1 where {step + 1} would fit")
+    found = attempt(largest_rank, shapes, ["fc1"], 8, 10_240 * step)
+    mistakes = {"A budget that is met exactly is not exceeded.": step - 1}
+    what = f"the rank for fc1 with {10_240 * step:,} numbers"
+    expect(found, step, mistakes, what=what)
     return (
         f"70,000 numbers buy rank {paid} on the queries and values of 8 blocks. Would a lower rank "
         "on more layers be better? Measure it, and let 3.4 choose."
@@ -107,21 +122,28 @@ def check_budget(largest_rank):
 
 @exercise("3.4")
 def check_choice(choose):
+    metric = VARIANT["metric"]
     plans = [
-        {"name": "wide", "parameters": 90_000, "validation_f1": 0.94, "test_f1": 0.93},
-        {"name": "thrifty", "parameters": 40_000, "validation_f1": 0.94, "test_f1": 0.91},
-        {"name": "lucky", "parameters": 60_000, "validation_f1": 0.90, "test_f1": 0.97},
-        {"name": "rich", "parameters": 300_000, "validation_f1": 0.98, "test_f1": 0.96},
-        {"name": "tiny", "parameters": 5_000, "validation_f1": 0.80, "test_f1": 0.82},
+        {"name": name, "parameters": size, f"validation_{metric}": seen, f"test_{metric}": unseen}
+        for name, size, seen, unseen in (
+            ("wide", 90_000, 0.94, 0.93),
+            ("thrifty", 40_000, 0.94, 0.91),
+            ("lucky", 60_000, 0.90, 0.97),
+            ("rich", 300_000, 0.98, 0.96),
+            ("tiny", 5_000, 0.80, 0.82),
+        )
     ]
-    found = attempt(choose, plans, 100_000)
+    asked = f"The scores are called validation_{metric} and test_{metric}."
+    found = attempt(choose, plans, 100_000, hint=asked, of=KeyError)
     assert found is not None, "Nothing came back: does your function `return` the plan?"
     assert isinstance(found, dict), "Return the whole plan, the dictionary."
     mistakes = {
-        "You chose by the test score. It is no test then: choose by validation_f1.": "lucky",
+        f"You chose by the test score. It is no test then: choose by validation_{metric}.": (
+            "lucky"
+        ),
         "That plan exceeds the budget: leave out what it cannot pay for.": "rich",
         "Two plans are equally good on validation: take the one with fewer parameters.": "wide",
-        "That is the smallest plan, or the worst: take the highest validation_f1.": "tiny",
+        f"That is the smallest plan, or the worst: take the highest validation_{metric}.": "tiny",
     }
     expect(found["name"], "thrifty", mistakes, what="the plan chosen")
     return "The test messages are still unseen, so one look at them is honest. The next cell looks."

@@ -1,6 +1,7 @@
 """The checks of exercises 2. They hold the answers to many questions: try first, read later."""
 
 import torch
+from checks_variant import VARIANT
 from torch import nn
 
 from llm.exercises import TINY, attempt, exercise, expect
@@ -146,20 +147,30 @@ def check_counting(count_lora):
         hint = "Look the sizes up by the target's name; fc1 and fc2 are there too."
         return attempt(count_lora, *inputs, hint=hint, of=KeyError)
 
+    skipped = VARIANT["skipped_blocks"]
+    blocks = 12 - skipped
+    a_block = 2 * 8 * (768 + 768)
     mistakes = {
-        "That is one block only: multiply by config.n_layers.": 24_576,
-        "You counted a bias for every layer. A and B have none.": 294_912 + 12 * 2 * 768,
-        "You counted the frozen weights W instead of A and B.": 12 * 2 * 768 * 768,
-        "You counted the frozen weights as well; only A and B are asked for.": 12 * 2 * 768 * 768
-        + 294_912,
-        "A has in * rank numbers and B has rank * out: add them, do not multiply in and out.": 12
-        * (2 * 768 * 768 * 8),
-        "You counted A (or B) alone; there are two matrices.": 147_456,
+        "That is one block only: multiply by config.n_layers.": a_block,
+        "You counted a bias for every layer. A and B have none.": blocks * (a_block + 2 * 768),
+        "You counted the frozen weights W instead of A and B.": blocks * 2 * 768 * 768,
+        "You counted the frozen weights as well; only A and B are asked for.": blocks
+        * (2 * 768 * 768 + a_block),
+        "A has in * rank numbers and B has rank * out: add them, do not multiply in and out.": (
+            blocks * 2 * 768 * 768 * 8
+        ),
+        "You counted A (or B) alone; there are two matrices.": blocks * a_block // 2,
     }
+    if skipped:
+        mistakes[f"{skipped} blocks have no LoRA in this exercise: read the task again."] = (
+            12 * a_block
+        )
     what = "queries and values of GPT-2 124M at rank 8"
-    expect(counted(gpt2, ["W_query", "W_value"], 8), 294_912, mistakes, what)
-    mistakes = {"fc1 is four times as wide on its far side: d -> 4 d.": 12 * (768 + 768)}
-    expect(counted(gpt2, ["fc1"], 1), 12 * (768 + 3072), mistakes, what="fc1 at rank 1")
+    expect(counted(gpt2, ["W_query", "W_value"], 8), blocks * a_block, mistakes, what)
+    mistakes = {
+        "fc1 is four times as wide on its far side: d -> 4 d.": blocks * (768 + 768),
+    }
+    expect(counted(gpt2, ["fc1"], 1), blocks * (768 + 3072), mistakes, what="fc1 at rank 1")
     everything = ["W_query", "W_key", "W_value", "out_proj", "fc1", "fc2"]
     large = counted(PRESETS["gpt2-xl"], everything, 8)
     return (
@@ -175,25 +186,34 @@ def check_memory(training_bytes):
     assert found is not None, "Nothing came back: does your function `return` the dictionary?"
     assert isinstance(found, dict), "Return a dictionary: the kinds, and the bytes of each."
     expect(sorted(found), kinds, what="the list of kinds")
+    size, means, optimizer = VARIANT["bytes"], VARIANT["means"], VARIANT["optimizer"]
+    kept = {1: "one number", 2: "two numbers"}[means]
     mistakes = {
-        "Frozen weights are in memory too: count all 1,000.": 40,
-        "That is the number of weights, not of bytes: 4 bytes each.": 1000,
-        "A 32-bit number has 4 bytes, not 32.": 32_000,
-        "Weights that are trained are part of the total already.": 4040,
+        "Frozen weights are in memory too: count all 1,000.": size * 10,
+        f"That is the number of weights, not of bytes: {size} bytes each.": 1000,
+        f"A {8 * size}-bit number has {size} bytes, not {8 * size}.": 8 * size * 1000,
+        "Weights that are trained are part of the total already.": size * 1010,
+        f"Each number has {size} bytes in this exercise, not 4.": 4000,
     }
-    expect(found["weights"], 4000, mistakes, what="bytes of weights")
+    expect(found["weights"], size * 1000, mistakes, what="bytes of weights")
     mistakes = {
-        "Frozen weights have no gradients; only the 10 trained ones do.": 4000,
-        "That is the number of gradients, not of bytes: 4 bytes each.": 10,
+        "Frozen weights have no gradients; only the 10 trained ones do.": size * 1000,
+        f"That is the number of gradients, not of bytes: {size} bytes each.": 10,
     }
-    expect(found["gradients"], 40, mistakes, what="bytes of gradients")
+    expect(found["gradients"], size * 10, mistakes, what="bytes of gradients")
     mistakes = {
-        "AdamW keeps two numbers for each trained weight, not one.": 40,
-        "The optimizer knows only the trained weights: two numbers for each of the 10.": 8000,
-        "The optimizer knows only the trained weights, and keeps two numbers for each.": 4000,
-        "Weights and gradients are counted apart; here only AdamW's two running means.": 120,
+        f"{optimizer} keeps {kept} for each trained weight, not {3 - means}.": size
+        * 10
+        * (3 - means),
+        f"The optimizer knows only the trained weights: {kept} for each of the 10.": size
+        * 1000
+        * means,
+        f"The optimizer knows only the trained weights, and keeps {kept} for each.": size * 1000,
+        "Weights and gradients are counted apart; here only the optimizer's running means.": size
+        * 10
+        * (means + 1),
     }
-    expect(found["optimizer"], 80, mistakes, what="bytes of optimizer state")
+    expect(found["optimizer"], size * 10 * means, mistakes, what="bytes of optimizer state")
     full, lora = (
         sum(attempt(training_bytes, 1_557_614_402, trained).values()) / 1e9
         for trained in (1_557_614_402, 11_062_402)
