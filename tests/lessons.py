@@ -11,6 +11,7 @@ import nbformat
 import torch
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+GRADIENTS = "a notebook's own setting"  # a key of its names
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ def prepared(lesson: Lesson) -> dict:
     beside(lesson.assignment)
     namespace: dict = {"__name__": "__main__"}
     execute(cells(lesson.solutions, lesson.name)["setup"].source, namespace)
+    namespace[GRADIENTS] = torch.is_grad_enabled()  # a notebook may turn them off, for itself
+    torch.set_grad_enabled(True)
     return namespace
 
 
@@ -111,13 +114,14 @@ def failures(
     namespace = dict(prepared(lesson))
     torch.manual_seed(1)
     failed = {}
-    for exercise, cell in cells(folder or lesson.solutions, lesson.name).items():
-        if exercise == "setup":
-            continue
-        try:
-            execute(replaced.get(exercise, cell.source), namespace)
-        except Exception as error:
-            failed[exercise] = error
+    with torch.set_grad_enabled(namespace.pop(GRADIENTS)):
+        for exercise, cell in cells(folder or lesson.solutions, lesson.name).items():
+            if exercise == "setup":
+                continue
+            try:
+                execute(replaced.get(exercise, cell.source), namespace)
+            except Exception as error:
+                failed[exercise] = error
     return failed
 
 

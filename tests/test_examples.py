@@ -33,6 +33,7 @@ PERSON = {
     "what time does the film start": (False, True),
     "I am on my way": (False, False),
     "Are you free tonight or should I call tomorrow": (False, True),
+    "Are you coming?": (False, True),
 }
 # How code calls what it asks an adapter.
 NAMES = ("message", "messages", "inbox", "OPENING", "EXAMPLES")

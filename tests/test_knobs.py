@@ -14,12 +14,25 @@ from llm.studies.knob_search import MOST_RATES, Key, Plan, Search
 from llm.studies.knob_summary import diverged, majority, summarise
 from llm.studies.knob_tables import knob_table, rate_table
 from llm.studies.knobs import Study, kept
-from llm.studies.pool import Answer, Pool, devices_of, run_all
+from llm.studies.pool import Answer, Pool, devices_of
 from llm.studies.summary import student_interval
 from llm.training.device import pick_device
 from llm.training.finetuning import finetune
 from llm.training.settings import FinetuneSettings
 from llm.utils.errors import InputError
+
+
+def run_all(runs, workers, device):
+    """Make all runs; yields each one's number, from 0, and its end, as they come."""
+    waiting = iter(enumerate(runs))
+    with Pool(workers, device) as pool:
+        while True:
+            while pool.idle and (job := next(waiting, None)):
+                pool.start(*job)
+            if not pool.busy:
+                return
+            if ended := pool.wait():
+                yield ended
 
 
 @pytest.fixture

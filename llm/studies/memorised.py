@@ -110,7 +110,14 @@ def main() -> int:
     given = parser.parse_args()
 
     def study() -> None:
+        from llm.figures.memorised import memorised_figure
+        from llm.figures.style import save_figure
+
         result = memorised(given.folder, given.count, given.out, given.device)
+        ways = {row["way"] for row in result["rows"]}
+        if "full" in ways and any(way.startswith("lora_") for way in ways):
+            voice = " ".join(result["data"]["text"])
+            save_figure(memorised_figure(result, voice), given.out.with_suffix(".png"))
         for row in result["rows"]:
             print(
                 f"{row['way']:<12} seed {row['seed']}: {row['train']['share']:.1%} of messages "

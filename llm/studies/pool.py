@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from queue import Empty, Queue
@@ -103,21 +102,6 @@ class Pool:
                 worker.ended = True
                 error = worker.error or "its process ended without an answer"
                 return worker.done(), Answer(failed=error)
-
-
-def run_all(
-    runs: Iterable[FinetuneSettings], workers: int, device: str = "auto"
-) -> Iterator[tuple[int, Answer]]:
-    """Make all runs; yields each one's number, from 0, and its end, as they come."""
-    waiting = iter(enumerate(runs))
-    with Pool(workers, device) as pool:
-        while True:
-            while pool.idle and (job := next(waiting, None)):
-                pool.start(*job)
-            if not pool.busy:
-                return
-            if ended := pool.wait():
-                yield ended
 
 
 def devices_of(device: str) -> list[str]:

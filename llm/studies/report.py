@@ -8,6 +8,7 @@ import re
 from llm.studies.knob_tables import knob_table, rate_table
 from llm.studies.tables import curve_differences, curve_table, paired_table, results_table
 from llm.studies.variant_tables import variants_section
+from llm.studies.voice_tables import VOICES, free_table, memorised_table, voices_table
 from llm.utils.errors import InputError
 from llm.utils.files import read_json, write_text
 from llm.utils.paths import DATA, ROOT
@@ -16,6 +17,9 @@ from llm.utils.program import run
 START, END = "<!-- results -->", "<!-- /results -->"
 PAIRED_START, PAIRED_END = "<!-- paired -->", "<!-- /paired -->"
 CURVE_START, CURVE_END = "<!-- learning-curve -->", "<!-- /learning-curve -->"
+VOICES_START, VOICES_END = "<!-- voices -->", "<!-- /voices -->"
+MEMORISED_START, MEMORISED_END = "<!-- memorised -->", "<!-- /memorised -->"
+FREE_START, FREE_END = "<!-- free-classifier -->", "<!-- /free-classifier -->"
 KNOBS_START, KNOBS_END = "<!-- knobs -->", "<!-- /knobs -->"
 VARIANTS_START, VARIANTS_END = "<!-- variants -->", "<!-- /variants -->"
 
@@ -33,7 +37,9 @@ def up_to_date(text: str) -> str:
     """README.md's text with its tables as the committed results have them."""
     results = read_json(DATA / "results.json")
     text = with_table(text, results_table(results, read_json(DATA / "costs.json")))
-    text = with_table(text, paired_table(results), (PAIRED_START, PAIRED_END))
+    text = with_table(
+        text, paired_table(results, read_json(DATA / "full_rate.json")), (PAIRED_START, PAIRED_END)
+    )
     curve = read_json(DATA / "learning_curve.json")
     tables = [
         "F1 for spam, in percent, on the test messages:\n",
@@ -44,6 +50,14 @@ def up_to_date(text: str) -> str:
         curve_differences(curve),
     ]
     text = with_table(text, "\n".join(tables), (CURVE_START, CURVE_END))
+    voices, memorised = (
+        {voice: read_json(DATA / f"{study}_{voice}.json") for voice in VOICES}
+        for study in ("voices", "memorised")
+    )
+    text = with_table(text, voices_table(voices), (VOICES_START, VOICES_END))
+    text = with_table(text, memorised_table(memorised), (MEMORISED_START, MEMORISED_END))
+    free = free_table(read_json(DATA / "free_classifier.json"))
+    text = with_table(text, free, (FREE_START, FREE_END))
     knobs = read_json(DATA / "knobs.json")
     tables = [knob_table(knobs), rate_table(knobs)]
     text = with_table(text, "\n\n".join(tables), (KNOBS_START, KNOBS_END))

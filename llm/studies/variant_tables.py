@@ -10,8 +10,9 @@ from llm.utils.paths import DATA
 
 SIZES = {"mini": "mini", "gpt2": "GPT-2 124M", "gpt2-xl": "GPT-2 1558M"}
 RESULTS = {  # file -> how it came about, and which clock counts
-    "variants_h100.json": (
-        "python -m llm.benchmark variants --device cuda --out data/benchmarks/variants_h100.json",
+    "variants_h200.json": (
+        "python -m llm.benchmark variants --device cuda --seconds 60 "
+        "--out data/benchmarks/variants_h200.json",
         "seconds",
     ),
     "variants_cpu.json": (

@@ -132,13 +132,12 @@ def finetune(
             finite.
     """
     out = Path(out)
+    if compiled:
+        refuse_on(pick_device(device))
     with distributed.team(), locked_folder(out) if distributed.is_main_process() else nullcontext():
         if resume and (record := _finished(settings, out)):
             return record
-        device = pick_device(device)
-        if compiled:
-            refuse_on(device)
-        fitting = Fitting(settings, out, resume, device, quiet, graphs, compiled)
+        fitting = Fitting(settings, out, resume, pick_device(device), quiet, graphs, compiled)
         return _finetune(fitting, report)
 
 
