@@ -6,6 +6,7 @@ of a comparison gets its own, and the test messages have no part in the choice.
 
     python -m llm.studies.learning_rates --out runs/rates.json                  wider than the first
     python -m llm.studies.learning_rates --batch-size 8 --out runs/rates_8.json
+    python -m llm.studies.learning_rates --recipe plain --out runs/rates_plain.json
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from llm.studies.summary import means_and_stds
 from llm.training.finetuning import finetune
-from llm.training.settings import FinetuneSettings
+from llm.training.settings import RECIPES, FinetuneSettings
 from llm.utils.files import write_json
 from llm.utils.program import Parser, positive, run
 
@@ -37,6 +38,12 @@ WIDER_8 = {  # for batches of 8
     "last_block": (3e-4, 1e-3, 3e-3, 6e-3),
     "head": (1e-3, 3e-3, 1e-2, 3e-2),
     "lora": (7.5e-4, 1.5e-3, 3e-3, 5e-3, 1e-2),
+}
+PLAIN = {  # for the recipe nearest to the book's
+    "full": (1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3),
+    "last_block": (1e-3, 3e-3, 6e-3),
+    "head": (3e-3, 1e-2, 3e-2),
+    "lora": (1.5e-3, 3e-3, 5e-3, 1e-2),
 }
 
 
@@ -102,6 +109,7 @@ def main() -> int:
     parser.add_argument(
         "--batch-size", type=positive, choices=(8, 32), default=32, help="of all runs"
     )
+    parser.add_argument("--recipe", choices=tuple(RECIPES), default="default", help="of all runs")
     parser.add_argument("--seeds", type=positive, default=5, help="splits")
     parser.add_argument("--work", type=Path, default=Path("runs/rates"), help="folder for the runs")
     parser.add_argument("--out", type=Path, default=Path("runs/rates.json"), help="result file")
@@ -109,9 +117,10 @@ def main() -> int:
     given = parser.parse_args()
 
     def search() -> None:
-        grids = WIDER_8 if given.batch_size == 8 else WIDER
-        settings = FinetuneSettings(batch_size=given.batch_size)
-        work = given.work / str(given.batch_size)
+        plain = given.recipe == "plain"
+        grids = PLAIN if plain else WIDER_8 if given.batch_size == 8 else WIDER
+        settings = FinetuneSettings(batch_size=given.batch_size, **RECIPES[given.recipe])
+        work = given.work / f"{given.recipe}-{given.batch_size}"
         seeds = list(range(given.seeds))
         search_learning_rates(grids, seeds, settings, work, given.out, given.device)
 
