@@ -255,8 +255,9 @@ def learning_rates(settings, options):
             rows.append((method, f"{rate:g}", f1, f"{row['validation_loss_mean']:.4f}", mark))
     show(["method", "rate", "F1 (%)", "loss", ""], rows)
     say(
-        "Full fine-tuning takes a step less than its highest F1: the two are apart by less than one "
-        "message, the loss is lower there, and a default keeps its distance from the grid's edge."
+        "Full fine-tuning takes a step less than its highest F1: the two are apart by less than "
+        "one message, the loss is lower there, and a default keeps its distance from the grid's "
+        "edge."
     )
     save(search_figure(result), options.out, "ch08_learning_rates.png")
 

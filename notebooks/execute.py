@@ -33,11 +33,11 @@ def machine() -> str:
     return f"{platform.system()} {platform.machine()} {kind}, torch {torch.__version__}"
 
 
-def execute(path: Path) -> nbformat.NotebookNode:
-    """A notebook as it is after a run; an error in a cell ends it."""
+def execute(path: Path, **options) -> nbformat.NotebookNode:
+    """A notebook as it is after a run; an error in a cell ends it. `options`: of NotebookClient."""
     notebook = nbformat.read(path, as_version=4)
     where = {"metadata": {"path": str(path.parent)}}
-    options = {"timeout": 600, "record_timing": False, "coalesce_streams": True}
+    options = {"timeout": 600, "record_timing": False, "coalesce_streams": True, **options}
     NotebookClient(notebook, resources=where, **options).execute()
     return notebook
 

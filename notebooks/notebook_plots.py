@@ -171,9 +171,10 @@ def trainable_figure(counts: dict[str, dict[str, int]]) -> Figure:
             axes.annotate(shown, (base, value), **place, fontsize=8)
     axes.margins(x=0.12)
     axes.set_xticks(range(len(bases)), bases)
-    axes.set(yscale="log", ylabel="trainable parameters", ylim=(100, 2e10))
+    axes.set(yscale="log", ylabel="trainable parameters", ylim=(100, 1e10))
     axes.grid(axis="x", visible=False)
-    axes.legend(ncols=4, loc="upper left")
+    # Above the panel: inside it the marks of a legend look like data.
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
 
 
@@ -248,23 +249,18 @@ def reliability_figure(bins: dict[str, list[tuple[float, float, int]]]) -> Figur
     """What a model says against how often it is so; bins: (mean probability, share, messages)."""
     figure, axes = new_figure(width=6, height=4.6)
     axes.plot([0, 100], [0, 100], color=DARK_GREY, linewidth=1, label="perfectly calibrated")
-    points, counts = [], []
+    lines, points, counts = [[(0, 0), (100, 100)]], [], []
     for (method, rows), marker in zip(bins.items(), MARKERS):
-        said, found, _ = zip(*rows)
-        axes.plot(
-            [100 * value for value in said],
-            [100 * value for value in found],
-            f"{marker}-",
-            color=COLOURS[method],
-            label=NAMES[method],
-        )
-        points += [(100 * x, 100 * y) for x, y, _ in rows]
+        lines.append([(100 * said, 100 * found) for said, found, _ in rows])
+        look = {"color": COLOURS[method], "label": NAMES[method]}
+        axes.plot(*zip(*lines[-1]), f"{marker}-", **look)
+        points += lines[-1]
         counts += [(str(n), COLOURS[method]) for *_, n in rows]
     axes.set(xlabel="the model says: spam with (%)", ylabel="of these messages are spam (%)")
     axes.set(xlim=(-6, 108), ylim=(-8, 112))  # room for the numbers beside the outermost points
     axes.set_title("The small numbers count the messages of a point")
     axes.legend(loc="upper left")
-    label_points(axes, points, *zip(*counts))
+    label_points(axes, points, *zip(*counts), lines=lines)
     return figure
 
 
@@ -302,23 +298,21 @@ def bars_figure(values: dict[str, float], colours: Sequence[str], label: str, fo
 def storage_lines_figure(measured: list[dict], most: int) -> Figure:
     """Bytes on disk against the number of tasks; dots are measured, lines go on from them."""
     figure, axes = new_figure(width=7.5, height=4)
-    base = measured[-1]["base_bytes"]
-    tasks = range(1, most + 1)
-    for key, name, colour, marker, start in (
-        ("full_bytes", "a fine-tuned copy for each task", RED, "o", 0),
-        ("adapter_bytes", "one base, an adapter for each task", GREEN, "s", base),
+    done = len(measured)
+    for key, name, colour, marker in (
+        ("full_bytes", "a fine-tuned copy for each task", RED, "o"),
+        ("adapter_bytes", "one base, an adapter for each task", GREEN, "s"),
     ):
-        done = len(measured)
-        each = (measured[-1][key] - start) / done
-        axes.plot(tasks, [(start + n * each) / 1e6 for n in tasks], color=colour, label=name)
         dots = [entry[key] / 1e6 for entry in measured]
         axes.plot(range(1, done + 1), dots, marker, color=colour, markersize=8)
+        further = [dots[-1] + n * (dots[-1] - dots[-2]) for n in range(1, most - done + 1)]
+        axes.plot(range(1, most + 1), dots + further, color=colour, label=name)
     axes.set(xscale="log", yscale="log", xlabel="tasks", ylabel="on disk (MB)")
     ticks = [n for n in (1, 2, 5, 10, 20, 50, 100) if n <= most]
     axes.set_xticks(ticks, ticks)
     axes.minorticks_off()
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:,g}")
-    axes.set_title("Dots: measured. Lines: if every task takes as much")
+    axes.set_title("Dots: measured. Lines: if every further task takes as much as the second")
     axes.legend()
     return figure

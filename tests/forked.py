@@ -17,12 +17,13 @@ ROOT = Path(__file__).resolve().parents[1]
 # What pytest puts on the path, and a reader's Python does not.
 OURS = {str(ROOT / name) for name in ("", "tests", "chapters", "notebooks")}
 
-_can_fork = "forkserver" in multiprocessing.get_all_start_methods()
-server = multiprocessing.get_context("forkserver" if _can_fork else "spawn")
-if _can_fork:
+can_fork = "forkserver" in multiprocessing.get_all_start_methods()
+server = multiprocessing.get_context("forkserver" if can_fork else "spawn")
+if can_fork:
     server.set_forkserver_preload(
         ["torch", "torch._dynamo", "matplotlib.pyplot", "sklearn.linear_model", "sklearn.metrics"]
         + ["sklearn.feature_extraction.text", "tiktoken", "regex", "safetensors.torch"]
+        + ["ipykernel.ipkernel", "ipykernel.kernelapp"]
     )
 
 
@@ -59,6 +60,24 @@ def run_script(script: Path, *options: str, folder: Path, prepare=None) -> Compl
     return call(_script, str(script), options, prepare, folder=folder)
 
 
+def fresh_path() -> list[str]:
+    """`sys.path` as a new Python has it: ours only where PYTHONPATH names it."""
+    asked_for = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
+    kept = [place for place in sys.path if place in asked_for or place not in OURS]
+    return [*(place for place in asked_for if place not in kept), *kept]
+
+
+def kernel(options, folder, environment):
+    """As `python -m ipykernel_launcher OPTIONS`, in a child that ends when its parent does."""
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.path[:] = ["", *fresh_path()]
+    sys.argv = ["ipykernel_launcher", *options, f"--IPKernelApp.parent_handle={os.getppid()}"]
+    runpy.run_module("ipykernel_launcher", run_name="__main__")
+
+
 def studies_worker(job: str) -> tuple[int, str]:
     """As `llm.studies.worker.fresh_process`, whose place it takes, at once."""
     done = call(_studies_worker, job)
@@ -77,9 +96,7 @@ def _child(function, arguments, output, environment, folder):
 
 
 def _script(script, options, prepare):
-    asked_for = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    kept = [place for place in sys.path if place in asked_for or place not in OURS]
-    sys.path[:] = [os.path.dirname(script), *kept]
+    sys.path[:] = [os.path.dirname(script), *fresh_path()]
     sys.argv = [script, *options]
     if prepare:
         prepare()

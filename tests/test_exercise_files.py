@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from kernels import ForkedKernels
 from lessons import ASSIGNMENTS, LESSONS, NOTEBOOKS, Lesson, cells, checks_of, is_check
 from nbclient import NotebookClient
 
@@ -65,7 +66,8 @@ def test_points_as_nbgrader_counts_them_and_every_see_it_cell_shows_something(so
             cell.id = f"{lesson}-{number}"
         notebook.cells += [anew(lesson, folder), *part.cells]
     where = {"metadata": {"path": str(NOTEBOOKS)}}
-    NotebookClient(notebook, timeout=300, resources=where, allow_errors=True).execute()
+    options = {"timeout": 300, "allow_errors": True, "kernel_manager_class": ForkedKernels}
+    NotebookClient(notebook, resources=where, **options).execute()
     graded = [c for c in notebook.cells if nbgrader_utils.is_grade(c)]
     outputs = [output for c in notebook.cells for output in c.get("outputs", [])]
     errors = [output for output in outputs if output.output_type == "error"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from execute import differences, execute, machine, shown
+from kernels import ForkedKernels
 
 from llm.studies.report import END, START, up_to_date, with_table
 from llm.studies.tables import results_table
@@ -62,7 +63,7 @@ def test_it_runs_and_gives_the_committed_texts_numbers_and_figures(path, monkeyp
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # the runs that a notebook makes go with the test
-    committed, fresh = read(path), execute(path)
+    committed, fresh = read(path), execute(path, kernel_manager_class=ForkedKernels)
     drawn = [[figures(cell) for cell in code_cells(notebook)] for notebook in (committed, fresh)]
     assert drawn[0] == drawn[1]
     if committed.metadata.get("executed_on", machine()) != machine():

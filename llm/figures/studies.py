@@ -218,9 +218,10 @@ def measured_storage_figure(entries: list[dict]) -> Figure:
     bars = axes.bar(right, adapters, 0.36, parts["base_bytes"], color=GREEN, label="adapters")
     axes.bar_label(bars, [f"{size:.1f}" for size in parts["adapter_bytes"]], fontsize=9)
     axes.set_xticks(places, [" + ".join(entry["tasks"]) for entry in entries])
-    axes.set(ylabel="on disk (MB)", xlabel="tasks", ylim=(0, 1.35 * max(parts["full_bytes"])))
+    axes.set(ylabel="on disk (MB)", xlabel="tasks", ylim=(0, 1.12 * max(parts["full_bytes"])))
     axes.grid(axis="x", visible=False)
-    axes.legend(ncols=3, loc="upper left", fontsize=9)
+    handles = axes.get_legend_handles_labels()
+    figure.legend(*handles, ncols=3, loc="outside upper center", fontsize=9)
     return figure
 
 

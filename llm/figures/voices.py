@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from llm.figures.style import COLOURS, DARK_GREY, INK, NAMES, new_figure, save_figure
 
 LINES = {"kneser_ney": ("Kneser-Ney, bytes", "--"), "xz": ("xz -9", ":"), "base": ("base", "-.")}
+BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8}  # a name on a line
 
 
 def voice_figures(results: dict, out: str | Path) -> Path:
@@ -44,9 +45,14 @@ def draw_learning(axes, results: dict) -> None:
             color=COLOURS[method],
             capsize=3,
         )
-        for way in ways:
+        for number, way in enumerate(ways):
             place = (way["trainable_parameters"], way["test_bits_per_byte_mean"])
-            _mark(axes, way, place, (-4, -14) if way["rank"] else (8, -3))
+            if number:  # the ranks stand close together: LoRA is named once
+                below = {"xytext": (0, -15), "textcoords": "offset points", "ha": "center"}
+                look = {"fontsize": 8, "color": INK, "bbox": BEHIND}
+                axes.annotate(str(way["rank"]), place, **below, **look)
+            else:
+                _mark(axes, way, place, (-16, -15) if way["rank"] else (8, -3))
     axes.set(
         xscale="log",
         xlabel="trained numbers",
@@ -95,7 +101,6 @@ def _by_method(results: dict) -> dict[str, list[dict]]:
 def _mark(axes, way: dict, place: tuple[float, float], offset: tuple[float, float]) -> None:
     """The method's name beside its point, and LoRA's rank."""
     text = f"LoRA {way['rank']}" if way["rank"] else NAMES[way["method"]]
-    behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8}  # of lines
     axes.annotate(
-        text, place, offset, textcoords="offset points", fontsize=8, color=INK, bbox=behind
+        text, place, offset, textcoords="offset points", fontsize=8, color=INK, bbox=BEHIND
     )

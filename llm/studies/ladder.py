@@ -5,10 +5,12 @@
 Plain fine-tuning is the first rung. Then, one after the other: the last epoch's weights in place of
 the best on validation, the mean of a message's tokens in place of its last one, the language-model
 loss on the messages (Radford et al. 2018, section 3.2), and BPE-dropout (Provilkov et al. 2020).
+
+A learning rate that suits the last rung may be too high for the first, and would make the steps
+between them look larger than they are. So every rung has its own, by validation F1 over the splits.
 """
 
 import statistics
-from dataclasses import replace
 from pathlib import Path
 
 from llm.studies.summary import means_and_stds, paired_difference
@@ -25,15 +27,16 @@ RUNGS = {
     "BPE-dropout": {"bpe_dropout": 0.1},
 }
 METHODS = ("lora", "full")
+RATES = {"lora": (1.5e-3, 3e-3, 5e-3), "full": (4e-4, 8e-4)}
 KEYS = ("f1", "accuracy", "roc_auc")
 
 
-def rung_settings(method: str, split_seed: int) -> dict[str, FinetuneSettings]:
+def rung_settings(method: str, rate: float, split_seed: int) -> dict[str, FinetuneSettings]:
     """The settings of every rung: each has the steps of those before it."""
     found, steps = {}, dict(RECIPES["plain"])
     for name, change in RUNGS.items():
         steps |= change
-        found[name] = FinetuneSettings(method=method, split_seed=split_seed, **steps)
+        found[name] = FinetuneSettings(method=method, lr=rate, split_seed=split_seed, **steps)
     return found
 
 
@@ -46,42 +49,54 @@ def ladder(splits: list[int], work: Path, out: Path, device: str = "auto") -> di
         out: the JSON file to write; the figure goes beside it.
 
     Returns:
-        what is written: `rows`, one a method and rung, with the validation and test metrics' means
-        and deviations over the splits, the median seconds of training, and the paired difference to
-        the rung before.
+        what is written: `rows`, one a method and rung, with the learning rate that was chosen and
+        the validation F1 that chose it, the validation and test metrics' means and deviations over
+        the splits, the median seconds of training, and the paired difference to the rung before.
     """
-    rows = []
+    rows, run = [], None
     for method in METHODS:
         before = None
         for name in RUNGS:
-            runs = []
-            for split_seed in splits:
-                settings = replace(rung_settings(method, split_seed)[name])
-                folder = work / run_folder(method, name, split_seed)
-                runs.append(run_in_fresh_process(settings, folder, resume=True, device=device))
-            records = [done["record"] for done in runs]
+            tried = {}
+            for rate in RATES[method]:
+                records = []
+                for split_seed in splits:
+                    settings = rung_settings(method, rate, split_seed)[name]
+                    folder = work / run_folder(method, name, rate, split_seed)
+                    run = run_in_fresh_process(settings, folder, resume=True, device=device)
+                    records.append(run["record"])
+                tried[rate] = records
+            scores = {
+                rate: statistics.fmean(record["validation"]["f1"] for record in records)
+                for rate, records in tried.items()
+            }
+            chosen = max(scores, key=scores.get)
             columns = {
-                f"{part}_{key}": [record[part][key] for record in records]
+                f"{part}_{key}": [record[part][key] for record in tried[chosen]]
                 for part in ("validation", "test")
                 for key in KEYS
             }
-            row = {"method": method, "rung": name, **means_and_stds(columns)}
-            row["train_seconds"] = statistics.median(r["train_seconds"] for r in records)
+            row = {"method": method, "rung": name, "learning_rate": chosen}
+            row["rates"] = [
+                {"learning_rate": rate, "validation_f1_mean": f1} for rate, f1 in scores.items()
+            ]
+            row |= means_and_stds(columns)
+            row["train_seconds"] = statistics.median(r["train_seconds"] for r in tried[chosen])
             if before:
                 row["paired"] = {
                     key: paired_difference(values, before[key]) for key, values in columns.items()
                 }
             before = columns
             rows.append(row)
-    result = {"splits": splits, "device": runs[0]["device"], "torch": runs[0]["torch"]}
-    result |= {"base": runs[0]["base"], "data": runs[0]["data"], "rows": rows}
+    result = {"splits": splits, "device": run["device"], "torch": run["torch"]}
+    result |= {"base": run["base"], "data": run["data"], "rows": rows}
     write_json(out, result)
     return result
 
 
-def run_folder(method: str, rung: str, split_seed: int) -> str:
+def run_folder(method: str, rung: str, rate: float, split_seed: int) -> str:
     """The folder of a run."""
-    return f"{method}-{rung.replace(' ', '-')}-split{split_seed}"
+    return f"{method}-{rung.replace(' ', '-')}-lr{rate:g}-split{split_seed}"
 
 
 def main() -> int:
@@ -103,7 +118,7 @@ def main() -> int:
         save_figure(ladder_figure(result), given.out.with_suffix(".png"))
         for row in result["rows"]:
             print(
-                f"{row['method']:<5} {row['rung']:<20} "
+                f"{row['method']:<5} {row['rung']:<20} rate {row['learning_rate']:<7g} "
                 f"test F1 {100 * row['test_f1_mean']:.1f}, {row['train_seconds']:.0f} s"
             )
 

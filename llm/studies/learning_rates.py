@@ -41,9 +41,9 @@ WIDER_8 = {  # for batches of 8
 }
 PLAIN = {  # for the recipe nearest to the book's
     "full": (1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3),
-    "last_block": (1e-3, 3e-3, 6e-3),
-    "head": (3e-3, 1e-2, 3e-2),
-    "lora": (1.5e-3, 3e-3, 5e-3, 1e-2),
+    "last_block": (3e-4, 1e-3, 3e-3, 6e-3),
+    "head": (1e-3, 3e-3, 1e-2, 3e-2),
+    "lora": (3.75e-4, 7.5e-4, 1.5e-3, 3e-3, 5e-3, 1e-2),
 }
 
 
