@@ -234,7 +234,7 @@ def test_the_section_of_variants_is_made_of_what_was_measured(tmp_path, monkeypa
             result("peft", 0, [], skipped="OutOfMemoryError: 80 | GiB\nand more"),
         ],
     }
-    write_json(tmp_path / "benchmarks" / "variants_h200.json", content)
+    write_json(tmp_path / "benchmarks" / "variants_h100.json", content)
     lines = variant_tables.variants_section().splitlines()
     assert lines[0].startswith("### ") and "--device cuda" in lines[4]
     assert lines[6] == (

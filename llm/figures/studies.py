@@ -79,22 +79,32 @@ def learning_curve_figure(result: dict) -> Figure:
 def search_figure(result: dict) -> Figure:
     """Chapter 8: validation F1 against the learning rate, a method a line.
 
+    A rate far too high would press all others together, so the axis ends below the rings, and what
+    lies lower is said in words.
+
     result: as `llm.studies.learning_rates.search_learning_rates` returns it.
     """
     figure, axes = new_figure(width=7.5, height=4)
+    rings, every = {}, []
     for method, found in result["methods"].items():
         rates = [row["learning_rate"] for row in found["grid"]]
         means = [100 * row["validation_f1_mean"] for row in found["grid"]]
         spread = [100 * (row["validation_f1_std"] or 0) for row in found["grid"]]
         colour = COLOURS[method]
         axes.errorbar(rates, means, spread, fmt="o-", color=colour, capsize=3, label=NAMES[method])
-        best = rates.index(found["chosen"])
-        axes.plot(
-            rates[best], means[best], "o", markersize=13, markerfacecolor="none", color=colour
-        )
+        rings[method] = (found["chosen"], means[rates.index(found["chosen"])])
+        axes.plot(*rings[method], "o", markersize=13, markerfacecolor="none", color=colour)
+        every += [(rate, mean, colour) for rate, mean in zip(rates, means)]
+    floor = min(f1 for _, f1 in rings.values()) - 6
+    for rate, mean, colour in every:
+        if mean < floor:
+            text, style = f"{mean:.0f} % at {rate:g}", {"color": colour, "fontsize": 9}
+            axes.annotate(text, (rate, floor), (5, 4), textcoords="offset points", **style)
+    if min(mean for _, mean, _ in every) < floor:
+        axes.set_ylim(bottom=floor)
     axes.set(xscale="log", xlabel="highest learning rate", ylabel="validation F1 for spam (%)")
-    axes.set_title(f"Chosen (ringed) on validation, {len(result['seeds'])} seeds")
-    axes.legend()
+    axes.set_title(f"Highest mean (ringed) on validation, {len(result['seeds'])} seeds")
+    axes.legend(loc="lower left")
     return figure
 
 
@@ -258,7 +268,7 @@ def ladder_figure(result: dict) -> Figure:
         panel.tick_params(axis="x", labelsize=9)
         panel.grid(axis="x", visible=False)
     left.set(ylabel="F1 for spam, test (%)")
-    left.set_title(f"Mean and standard deviation over {len(result['splits'])} splits")
+    left.set_title(f"Mean and deviation, {len(result['splits'])} splits, each step at its own rate")
     left.legend(loc="lower right")
     right.axhline(0, color=INK, linewidth=1)
     right.set(ylabel="points of F1 over the step before", xlim=(0.5, len(rungs) - 0.5))

@@ -108,36 +108,14 @@ def results_table(results: dict, costs: dict) -> str:
     return "\n".join(rows)
 
 
-def paired_table(results: dict, better_full: dict) -> str:
-    """The paired differences as a Markdown table.
-
-    Args:
-        better_full: results of full fine-tuning alone at another learning rate, same splits.
-    """
+def paired_table(results: dict) -> str:
+    """The paired differences as a Markdown table."""
     rows = ["| points, over the splits | F1 | accuracy | ROC AUC |", "| --- | --: | --: | --: |"]
     for name, found in results["paired"].items():
         other = name.removeprefix("lora - ")
         cells = " | ".join(interval(found, key) for key in SCORES_OF_PAIRS)
         rows.append(f"| LoRA - {LONG_NAMES.get(other, NAMES[other])} | {cells} |")
-        if other == "full":
-            rate = better_full["runs"][0]["learning_rate"]
-            cells = " | ".join(
-                interval(_paired(results["runs"], better_full["runs"], key), key)
-                for key in SCORES_OF_PAIRS
-            )
-            rows.append(f"| LoRA - full at a rate of {rate:g}, see below | {cells} |")
     return "\n".join(rows)
-
-
-def _paired(runs: list[dict], full: list[dict], key: str) -> dict:
-    """LoRA's runs minus others, split by split, with the interval of the mean."""
-    lora, other = (
-        {run["split_seed"]: run["test"][key] for run in chosen}
-        for chosen in ([run for run in runs if run["method"] == "lora"], full)
-    )
-    splits = sorted(lora)
-    found = paired_difference([lora[s] for s in splits], [other[s] for s in splits])
-    return {f"{key}_{what}": value for what, value in found.items()}
 
 
 def curve_table(curve: dict, key: str = "f1", digits: int = 0) -> str:

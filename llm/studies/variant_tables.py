@@ -10,9 +10,8 @@ from llm.utils.paths import DATA
 
 SIZES = {"mini": "mini", "gpt2": "GPT-2 124M", "gpt2-xl": "GPT-2 1558M"}
 RESULTS = {  # file -> how it came about, and which clock counts
-    "variants_h200.json": (
-        "python -m llm.benchmark variants --device cuda --seconds 60 "
-        "--out data/benchmarks/variants_h200.json",
+    "variants_h100.json": (
+        "python -m llm.benchmark variants --device cuda --out data/benchmarks/variants_h100.json",
         "seconds",
     ),
     "variants_cpu.json": (
@@ -54,7 +53,14 @@ def variant_tables(content: dict, clock: str) -> list[str]:
     for result in content["results"]:
         rows = groups.setdefault((result["shape"], result["batch_size"]), {})
         rows.setdefault(result["name"], []).append(result)
-    return [_table(shape, size, rows, clock) for (shape, size), rows in groups.items()]
+    return [_table(*key, _own_first(rows), clock) for key, rows in groups.items()]
+
+
+def _own_first(rows: dict) -> dict:
+    """This project's rows before the peers', so that shares are of its plain LoRA."""
+    own = ("ours", "naive")
+    peers = {name: runs[0].get("contender", "ours") not in own for name, runs in rows.items()}
+    return {name: rows[name] for name in sorted(rows, key=peers.get)}
 
 
 def _table(shape: str, size: int, rows: dict, clock: str) -> str:
