@@ -24,8 +24,8 @@ import torch.nn.functional as F
 
 from llm.model.attention import causal
 from llm.model.blocks import TransformerBlock
+from llm.model.grouped_attention import attend_in_groups, is_short
 from llm.model.groups import LengthGroups
-from llm.model.short_attention import attend_short, is_short
 from llm.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Packed:
             return causal(queries, keys, values, dropout_p)
         dtype = queries.dtype
         if self._by_products(queries, dropout_p):
-            return attend_short(queries, keys, values, self._groups)
+            return attend_in_groups(queries, keys, values, self._groups)
         lower = dtype is torch.bfloat16 and not queries.is_cuda
         # A CPU's kernel for the backward pass takes six times as long in bfloat16 as in float32.
         with torch.autocast("cpu", enabled=False) if lower else nullcontext():
