@@ -249,23 +249,18 @@ def reliability_figure(bins: dict[str, list[tuple[float, float, int]]]) -> Figur
     """What a model says against how often it is so; bins: (mean probability, share, messages)."""
     figure, axes = new_figure(width=6, height=4.6)
     axes.plot([0, 100], [0, 100], color=DARK_GREY, linewidth=1, label="perfectly calibrated")
-    points, counts = [], []
+    lines, points, counts = [[(0, 0), (100, 100)]], [], []
     for (method, rows), marker in zip(bins.items(), MARKERS):
-        said, found, _ = zip(*rows)
-        axes.plot(
-            [100 * value for value in said],
-            [100 * value for value in found],
-            f"{marker}-",
-            color=COLOURS[method],
-            label=NAMES[method],
-        )
-        points += [(100 * x, 100 * y) for x, y, _ in rows]
+        lines.append([(100 * said, 100 * found) for said, found, _ in rows])
+        look = {"color": COLOURS[method], "label": NAMES[method]}
+        axes.plot(*zip(*lines[-1]), f"{marker}-", **look)
+        points += lines[-1]
         counts += [(str(n), COLOURS[method]) for *_, n in rows]
     axes.set(xlabel="the model says: spam with (%)", ylabel="of these messages are spam (%)")
     axes.set(xlim=(-6, 108), ylim=(-8, 112))  # room for the numbers beside the outermost points
     axes.set_title("The small numbers count the messages of a point")
     axes.legend(loc="upper left")
-    label_points(axes, points, *zip(*counts))
+    label_points(axes, points, *zip(*counts), lines=lines)
     return figure
 
 

@@ -43,7 +43,7 @@ PAGES = [ROOT / "README.md", *(ROOT / "notebooks").glob("*.md"), *(ROOT / "data"
 def commands_in(text: str) -> set[str]:
     """Messages in commands: of `predict`, and of the pipeline that an export is for."""
     found = set()
-    for command in re.findall(r"predict --from (.+)", text):
+    for command in re.findall(r"predict --from (.+)", text.replace("\\\n", " ")):
         try:
             words = shlex.split(command, comments=True)[1:]
         except ValueError:  # a line of code that goes on below

@@ -1,7 +1,7 @@
 """Names beside the points of a figure, none over another, over a point, or off the axes."""
 
 from collections.abc import Iterator, Sequence
-from math import cos, pi, sin
+from math import cos, hypot, pi, sin
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -21,6 +21,7 @@ def label_points(
     names: Sequence[str],
     colours: Sequence[str],
     size: float = 8,
+    lines: Sequence[Sequence[Spot]] = (),
 ) -> list[Box]:
     """Write each name as near to its point as there is room; call it when all else is drawn.
 
@@ -30,6 +31,7 @@ def label_points(
 
     Args:
         points: (x, y) in the axes' own units, a pair a name.
+        lines: the corners of lines that the names keep off, as points.
 
     Returns:
         where each name stands, in pixels.
@@ -42,7 +44,7 @@ def label_points(
     inside = axes.get_window_extent(renderer).extents.tolist()
     spots = [tuple(axes.transData.transform(point).tolist()) for point in points]
     dots = [_around(x, y, 7 * pixel, 7 * pixel) for x, y in spots]
-    taken = []  # by a legend, names and lines
+    taken = _along(axes, lines, pixel)  # by lines, a legend, and names
     if axes.get_legend():
         taken.append(tuple(axes.get_legend().get_window_extent(renderer).extents.tolist()))
     boxes: dict[int, Box] = {}
@@ -86,6 +88,20 @@ def _line(spot: Spot, box: Box, pixel: float) -> list[Box]:
     end = _nearest(spot, box)
     ways = [[a + share * (b - a) for a, b in zip(spot, end)] for share in (0.3, 0.5, 0.7, 0.9)]
     return [_around(x, y, 3 * pixel, 3 * pixel) for x, y in ways]
+
+
+def _along(axes: Axes, lines: Sequence[Sequence[Spot]], pixel: float) -> list[Box]:
+    """Small boxes along lines that are given by their corners."""
+    boxes = []
+    for corners in lines:
+        spots = axes.transData.transform(corners).tolist()
+        for (x, y), (right, top) in zip(spots, spots[1:]):
+            steps = max(2, int(hypot(right - x, top - y) / (4 * pixel)))
+            for step in range(1, steps):
+                share = step / steps
+                at = x + share * (right - x), y + share * (top - y)
+                boxes.append(_around(*at, 2 * pixel, 2 * pixel))
+    return boxes
 
 
 def _around(x: float, y: float, width: float, height: float) -> Box:

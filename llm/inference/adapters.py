@@ -13,6 +13,7 @@ and no weight changes. `llm.inference.voices` lets adapters write.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -24,8 +25,9 @@ from llm.formats.base import check_vocabulary, load_base, load_tokenizer
 from llm.formats.finetuned import base_state, fill, outline
 from llm.formats.record import RunRecord, read_record
 from llm.inference.evaluation import classify
-from llm.inference.mixed import MixedHead, MixedLinear
+from llm.inference.mixed import Groups, MixedHead, MixedLinear, share_mixed
 from llm.inference.reading import read_messages
+from llm.inference.stacked import Update
 from llm.lora.fused import fuse
 from llm.lora.inject import lora_layers
 from llm.lora.layer import LinearWithLoRA
@@ -43,6 +45,11 @@ class Adapter:
     layers: dict[str, LinearWithLoRA]  # by the full name of the layer whose place they take
     head: nn.Module  # Linear; LinearWithLoRA where the targets were "all"; Identity if it writes
     record: RunRecord  # its run.json
+
+    @cached_property
+    def updates(self) -> dict[str, Update]:
+        """What its layers add, by name, at hand for a batch of several adapters."""
+        return {place: Update.of(layer) for place, layer in self.layers.items()}
 
     @property
     def labels(self) -> list[str]:
@@ -77,6 +84,7 @@ class Adapters:
             quantize_linears(body, quantize)
         self.model = GPTClassifier(body.config, body=body).requires_grad_(False).eval()
         fuse(self.model)  # attention that lets an adapter's query, key and value share work
+        share_mixed(self.model)  # and those of several adapters
         self.model.head = nn.Identity()
         self.in_use: str | None = None
         self._loaded: dict[str, Adapter] = {}
@@ -269,12 +277,12 @@ class Adapters:
             rows, tokens: how many rows (messages), and tokens in them, each group has.
         """
         before = self.in_use
-        mixed = {}
+        mixed, same = {}, Groups(rows, tokens)
         for place, linear in self._plain.items():
-            layers = [adapter and adapter.layers.get(place) for adapter in groups]
-            if any(layers):
-                mixed[place] = MixedLinear(linear, layers, rows, tokens)
-        head = MixedHead([adapter.head if adapter else nn.Identity() for adapter in groups], rows)
+            updates = [adapter and adapter.updates.get(place) for adapter in groups]
+            if any(updates):
+                mixed[place] = MixedLinear(linear, updates, same)
+        head = MixedHead([adapter.head if adapter else nn.Identity() for adapter in groups], same)
         self.use(None)
         try:
             self._hang({**self._plain, **mixed}, head)
