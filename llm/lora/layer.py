@@ -117,7 +117,7 @@ class LinearWithLoRA(nn.Module):
         self.merged = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The frozen layer plus the update; after a merge, W holds the update already."""
+        """The frozen layer plus the update, which W itself holds after a merge."""
         if self.merged:
             return self.linear(x)
         return self.linear(x) + self.lora(x)
