@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -103,21 +104,41 @@ def prepared(lesson: Lesson) -> dict:
     return namespace
 
 
+@cache
+def random_states(lesson: Lesson) -> dict[str, torch.Tensor]:
+    """The state of the random numbers before each cell of the solutions."""
+    states: dict[str, torch.Tensor] = {}
+    failures(lesson, {}, before=lambda cell: states.setdefault(cell, torch.get_rng_state()))
+    return states
+
+
 def failures(
-    lesson: Lesson, replaced: dict[str, str], folder: Path | None = None
+    lesson: Lesson,
+    replaced: dict[str, str],
+    folder: Path | None = None,
+    since: str = "",
+    before: Callable[[str], object] = lambda cell: None,
 ) -> dict[str, Exception]:
     """Run all exercises of a notebook; which checks fail, and how.
 
     replaced: cells to run in another wording. folder: whose checks and answers to run.
+    since: an exercise; the checks that come before it are passed over, since nothing in it can
+    change what they say, and it finds the random numbers that it finds after them.
+    before: called before each cell with its name.
     """
     beside(lesson.assignment)
     namespace = dict(prepared(lesson))
+    states = random_states(lesson) if since else {}
     torch.manual_seed(1)
-    failed = {}
+    failed: dict[str, Exception] = {}
     with torch.set_grad_enabled(namespace.pop(GRADIENTS)):
         for exercise, cell in cells(folder or lesson.solutions, lesson.name).items():
-            if exercise == "setup":
+            if exercise == since:
+                torch.set_rng_state(states[since])
+                since = ""
+            if exercise == "setup" or (since and is_check(cell)):
                 continue
+            before(exercise)
             try:
                 execute(replaced.get(exercise, cell.source), namespace)
             except Exception as error:

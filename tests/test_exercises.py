@@ -61,7 +61,8 @@ def test_a_typical_mistake_is_named_and_fails_its_own_exercise_alone(
     check = f"{exercise}-check"
     # As the learner sees it: without the hidden tests.
     visible = cells(lesson.student, lesson.name)[check].source
-    failed = failures(lesson, {exercise: answer(lesson, exercise, old, new), check: visible})
+    mistaken = {exercise: answer(lesson, exercise, old, new), check: visible}
+    failed = failures(lesson, mistaken, since=exercise)
     assert set(failed) == {check}
     assert isinstance(failed[check], AssertionError)
     assert re.search(hint, str(failed[check])), str(failed[check])
