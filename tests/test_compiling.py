@@ -1,12 +1,16 @@
 """When `finetune` compiles by itself: a decision before anything is compiled, without a GPU."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from small import write_base, write_messages
+from torch import nn
 
 from llm.cli.parser import build_parser
+from llm.lora.methods import apply_method
 from llm.lora.settings import LoRASettings
 from llm.model.classifier import GPTClassifier
 from llm.model.config import PRESETS, GPTConfig
@@ -89,8 +93,6 @@ def test_a_cpu_says_why_it_does_not(tmp_path):
 
 
 def test_compiled_blocks_are_as_before_afterwards_and_left_out_of_evaluations(monkeypatch):
-    from torch import nn
-
     compiled = []
 
     def compile_(self):  # in place of the compiler, which takes half a minute
@@ -119,3 +121,47 @@ def test_compiled_blocks_are_as_before_afterwards_and_left_out_of_evaluations(mo
         assert len(compiled) == versions
     model(ids[:, :6], lengths - 2)
     assert len(compiled) == versions
+
+
+@pytest.mark.parametrize("pool", ["mean", "last"])
+def test_room_for_a_and_b_changes_no_loss_and_leaves_w_as_it_was(pool, monkeypatch):
+    """Traced by the compiler and run without it, in float64."""
+    torch.compiler.reset()
+
+    def compile_(self):
+        self._compiled_call_impl = torch.compile(self._call_impl, backend="eager")
+
+    monkeypatch.setattr(nn.Module, "compile", compile_)
+    usual = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, backend="eager": usual(f, backend=backend))
+
+    def losses(compiled: bool) -> list[float]:
+        torch.manual_seed(0)
+        model = GPTClassifier(GPTConfig(50, 16, 16, 2, 3), pool=pool)
+        apply_method(model, "lora", LoRASettings(rank=2, alpha=6))
+        model.double().packed = False
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        draw = torch.Generator().manual_seed(1)
+        ids = torch.randint(50, (4, 16), generator=draw)
+        lengths, labels = torch.tensor([16, 9, 12, 3]), torch.tensor([0, 1, 1, 0])
+        trained = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=1e-2)
+        found = []
+        with compiled_blocks(model) if compiled else nullcontext():
+            for _ in range(4):
+                loss = F.cross_entropy(model(ids, lengths), labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                found.append(loss.item())
+        after = model.state_dict()
+        assert list(after) == list(before)
+        for name, tensor in after.items():
+            changed = name.startswith("head.") or ".lora." in name
+            assert torch.equal(tensor, before[name]) != changed, name
+            assert tensor.is_contiguous()
+        return found
+
+    plain = losses(False)
+    assert plain[0] - plain[-1] > 1e-3
+    assert losses(True) == pytest.approx(plain, abs=1e-12)

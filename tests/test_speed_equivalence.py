@@ -1,6 +1,7 @@
 """What makes training fast changes nothing but the time: the same loss curve as the plain path."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -8,21 +9,27 @@ from small import write_base, write_messages
 
 from llm.data.batching import Encoded
 from llm.lora.methods import METHODS, LoRASettings, apply_method
+from llm.model.attention import causal
 from llm.model.classifier import GPTClassifier
 from llm.model.config import GPTConfig
-from llm.model.layouts import PaddedRows
+from llm.model.grouped_attention import attend_in_groups, is_short
+from llm.model.groups import LengthGroups
+from llm.model.layouts import Packed, PaddedRows
+from llm.model.short_attention import short_attention
 from llm.training.classification import ClassificationTask
 from llm.training.finetuning import FinetuneSettings, finetune
+from llm.training.graphs import CUDAGraphSteps, RecordedUpdate
 from llm.training.loop import train
 from llm.training.settings import TrainSettings
 from llm.training.speed import (
-    CUDAGraphSteps,
     compile_blocks,
+    compiled_blocks,
     frozen_in_bfloat16,
     keep_frozen_in_bfloat16,
     recompute_all,
     recompute_cheap,
 )
+from llm.training.step import make_optimizer
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -73,6 +80,31 @@ def test_padded_rows_as_on_a_gpu(method):
         model.packed = False
 
     assert curve(method, pad) == pytest.approx(curve(method), abs=1e-9)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_attention_among_short_messages_by_products(method, monkeypatch):
+    fast = curve(method)
+    monkeypatch.setattr(Packed, "_by_products", lambda *_: False)
+    assert curve(method) == pytest.approx(fast, abs=1e-12)
+
+
+@pytest.mark.parametrize("lengths", [[1], [5], [3, 1, 8, 2, 16, 3], [9, 9, 30]])
+def test_short_attention_and_its_gradients_are_those_of_each_message_alone(lengths):
+    torch.manual_seed(0)
+    shape = (1, 2, sum(lengths), 32)
+    heads = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    groups = LengthGroups(lengths)
+    assert is_short(groups, heads[0])
+    assert not is_short(LengthGroups([1000]), torch.empty(1, 2, 1000, 32))
+    together = attend_in_groups(*heads, groups)
+    alone = torch.cat(
+        [causal(*message) for message in zip(*(x.split(lengths, dim=2) for x in heads))], dim=2
+    )
+    torch.testing.assert_close(together, alone)
+    grad = torch.randn(shape, dtype=torch.float64)
+    ours, theirs = (torch.autograd.grad(x, heads, grad) for x in (together, alone))
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_the_fused_lora_layer():
@@ -239,3 +271,69 @@ def test_dropout_does_not_depend_on_what_was_recorded_when():
         torch.manual_seed(5)
         losses.append(recorded(torch.ones(1000, device="cuda")).item())
     assert losses[0] == losses[1] == losses[2]
+
+
+@needs_gpu
+@pytest.mark.parametrize("clip_norm", [0.0, 0.5])
+def test_a_recorded_update_is_adamws(clip_norm):
+    def weights(record: bool) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(8, 4, device="cuda")
+        settings = TrainSettings(steps=9, lr=0.1, clip_norm=clip_norm)
+        optimizer = make_optimizer(model, settings)
+        parameters = list(model.parameters())
+        kept = [torch.empty_like(parameter) for parameter in parameters]
+        update = RecordedUpdate(optimizer, parameters, clip_norm) if record else None
+        for step in range(6):
+            for parameter, gradient in zip(parameters, kept):
+                gradient.copy_(torch.randn_like(parameter))
+                parameter.grad = gradient
+            if update:
+                update(0.1 / (step + 1))
+                continue
+            if clip_norm:
+                torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
+            for group in optimizer.param_groups:
+                group["lr"] = 0.1 / (step + 1)
+            optimizer.step()
+        return parameters
+
+    for recorded, plain in zip(weights(True), weights(False)):
+        torch.testing.assert_close(recorded, plain)
+
+
+@needs_gpu
+@pytest.mark.parametrize("tokens", [1, 20, 96, 128])
+def test_attention_of_short_rows(tokens):
+    heads, dim = 3, 64
+    draw = torch.Generator("cuda").manual_seed(0)
+    shapes = {"device": "cuda", "generator": draw, "dtype": torch.bfloat16}
+    qkv = torch.randn(4, tokens, 3 * heads * dim, **shapes).requires_grad_()
+    grad = torch.randn(4, tokens, heads * dim, **shapes)
+    found = short_attention(qkv, heads)
+    found.backward(grad)
+    exact = qkv.detach().float().requires_grad_()
+    parts = exact.unflatten(-1, (3, heads, dim)).permute(2, 0, 3, 1, 4)  # three of one shape
+    expected = causal(*parts).transpose(1, 2).flatten(2)
+    expected.backward(grad.float())
+    for ours, right in ((found, expected), (qkv.grad, exact.grad)):
+        torch.testing.assert_close(ours.float(), right, atol=0.03, rtol=0.03)
+
+
+@needs_gpu
+def test_compiled_blocks_in_bfloat16_are_the_plain_layers_to_rounding():
+    """With room for A and B, and the attention of short rows: heads of 32 numbers."""
+
+    def losses(compiled: bool) -> list[float]:
+        torch.compiler.reset()
+        torch.manual_seed(0)
+        model = GPTClassifier(GPTConfig(50, 16, 64, 2, 3))
+        apply_method(model, "lora", LoRASettings(rank=4, alpha=12))
+        model.to("cuda")
+        keep_frozen_in_bfloat16(model)
+        settings = TrainSettings(steps=12, lr=1e-2, precision="bf16", cuda_graphs=compiled)
+        with compiled_blocks(model) if compiled else nullcontext():
+            history = train(model, task_for(model, 16), settings)
+        return [point["loss"] for point in history["curve"]]
+
+    assert losses(True) == pytest.approx(losses(False), abs=0.05)

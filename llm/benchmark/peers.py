@@ -29,9 +29,9 @@ from llm.data.batching import Batch, Encoded, batch_indices, collate, encode_mes
 from llm.lora.methods import LoRASettings, apply_method
 from llm.model.config import PRESETS, GPTConfig
 from llm.training.device import autocast
+from llm.training.graphs import CUDAGraphSteps, RecordedUpdate
 from llm.training.settings import TrainSettings
 from llm.training.speed import (
-    CUDAGraphSteps,
     compile_blocks,
     keep_frozen_in_bfloat16,
     recompute_all,
@@ -179,11 +179,11 @@ def _ours(job: Job) -> Step:
         step.run(0)  # AdamW makes its state at its first step: it belongs to the recording's peak
         trainable = [p for p in model.parameters() if p.requires_grad]
         recorded = CUDAGraphSteps(loss_of, trainable)
+        update = RecordedUpdate(optimizer, trainable, 1.0)
 
         def run(i: int) -> torch.Tensor:
             value = recorded(_batch(job, i))
-            nn.utils.clip_grad_norm_(trainable, 1.0)
-            optimizer.step()
+            update(1e-4)
             return value
 
         step.run = run

@@ -28,7 +28,9 @@ from llm.lora.dora import LinearWithDoRA
 from llm.lora.fused_dora import FusedLinearWithDoRA
 from llm.lora.fused_linears import fused_outputs
 from llm.lora.layer import LinearWithLoRA
-from llm.model.attention import MultiHeadAttention
+from llm.lora.quantized_linear import product_dtype
+from llm.model.attention import Attend, MultiHeadAttention, causal
+from llm.model.short_attention import short_attention, suits
 
 
 def fuse(model: nn.Module) -> None:
@@ -74,6 +76,19 @@ class FusedAttention(MultiHeadAttention):
 
     Adapters exchange layers, so what they are is looked up at each call.
     """
+
+    def forward(self, x: torch.Tensor, attend: Attend = causal) -> torch.Tensor:
+        """As MultiHeadAttention; on a GPU, compiled, a kernel of its own for short rows."""
+        layers = (self.W_query, self.W_key, self.W_value)
+        room = getattr(layers[0], "room", None)
+        dropped = self.training and self.drop_rate
+        if room is None or attend is not causal or dropped or not torch.compiler.is_compiling():
+            return super().forward(x, attend)
+        dtype = product_dtype(x)
+        if not (room.fits(3, dtype) and suits(x, dtype, self.head_dim)):
+            return super().forward(x, attend)
+        (qkv,) = room(x.to(dtype), layers, joined=True)  # (batch, tokens, 3 * emb_dim)
+        return self.out_proj(short_attention(qkv, self.n_heads))
 
     def project(self, x: torch.Tensor, layers: Sequence[nn.Module]) -> Sequence[torch.Tensor]:
         """What each layer makes of the same x: (batch, tokens, emb_dim), one a layer."""

@@ -20,6 +20,9 @@ def fused_outputs(layers: Sequence, x: torch.Tensor) -> tuple:
         layers: with `parts()`, their W, b, A and B as `lora_linears` takes them, and `finish(y)`.
     """
     dtype = product_dtype(x)
+    room = getattr(layers[0], "room", None)  # `llm.lora.room`
+    if room is not None and torch.compiler.is_compiling() and room.fits(len(layers), dtype):
+        return room(x.to(dtype), layers)
     tensors = [
         [
             tensor.to(dtype) if torch.is_tensor(tensor) else tensor  # no bias; W made anew

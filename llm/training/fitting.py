@@ -34,7 +34,7 @@ class Fitting:
         resume: go on from the folder's checkpoint.
         device: "cpu", "cuda" or "mps".
         quiet: no progress on stderr.
-        graphs: let a GPU record its steps (`llm.training.speed.CUDAGraphSteps`).
+        graphs: let a GPU record its steps (`llm.training.graphs.CUDAGraphSteps`).
         compiled: whether to compile the blocks; None: where it pays (`llm.training.compiling`).
     """
 

@@ -4,7 +4,7 @@ A GPU finishes small operations sooner than Python can start them, and large one
 their time on reading and writing memory. So:
 
 * `compile_blocks` lets PyTorch join neighbouring operations into one kernel;
-* `CUDAGraphSteps` records all kernels of a step once, and starts them together ever after;
+* `llm.training.graphs` records all kernels of a step once, and starts them together ever after;
 * `keep_frozen_in_bfloat16` halves the weights that are only read;
 * `recompute_all` and `recompute_cheap` forget activations in the forward pass and compute them
   again in the backward pass (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost").
@@ -13,7 +13,6 @@ their time on reading and writing memory. So:
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -23,32 +22,46 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
+from llm.lora.room import make_room
 
-def compile_blocks(model: nn.Module) -> None:
-    """Compile the transformer blocks, in place.
+
+def compile_blocks(model: nn.Module) -> Callable[[], None]:
+    """Compile the transformer blocks, in place, with room for A and B beside their W.
 
     All blocks have the same code, so PyTorch compiles it once and not once a block. The first
     block's input needs no gradient with LoRA, and the last block of a classifier, a function of
     its own, computes one token a message: three versions at most.
+
+    Returns:
+        what makes the model as it was.
     """
+    # First and other blocks, each for one shape, for more, and for rows longer than 128 tokens.
+    torch._dynamo.config.recompile_limit = max(16, torch._dynamo.config.recompile_limit)
+    last = getattr(model, "last_block", None)
+    take_room_away = make_room(model)
     for block in _blocks(model):
         block.compile()
-    if hasattr(model, "last_block"):
-        model.last_block = torch.compile(model.last_block)
+    if last:
+        model.last_block = torch.compile(last)
+
+    def undo() -> None:
+        for block in _blocks(model):
+            block._compiled_call_impl = None
+        if last:
+            model.last_block = last
+        take_room_away()
+
+    return undo
 
 
 @contextmanager
 def compiled_blocks(model: nn.Module) -> Iterator[None]:
     """`compile_blocks` for a while. Evaluations, whose batches are of any shape, stay out of it."""
-    function = getattr(model, "last_block", None)
-    compile_blocks(model)
+    undo = compile_blocks(model)
     try:
         yield
     finally:
-        for block in _blocks(model):
-            block._compiled_call_impl = None
-        if function:
-            model.last_block = function
+        undo()
 
 
 def keep_frozen_in_bfloat16(model: nn.Module) -> None:
@@ -132,88 +145,10 @@ def _keep_nothing(context, operation, *args, **kwargs) -> CheckpointPolicy:
 
 def _keep_products(context, operation, *args, **kwargs) -> CheckpointPolicy:
     name = operation.__name__.partition(".")[0]
-    product = name in _PRODUCTS or "scaled_dot_product" in name
+    product = name in _PRODUCTS or "scaled_dot_product" in name or name == "short_attention"
     return CheckpointPolicy.MUST_SAVE if product else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def _blocks(model: nn.Module) -> nn.ModuleList:
     """The blocks of a GPTModel or of a GPTClassifier."""
     return getattr(model, "body", model).trf_blocks
-
-
-class CUDAGraphSteps:
-    """Forward and backward pass as a CUDA graph: recorded once a batch shape, then replayed.
-
-    A replay starts some thousand kernels at the price of one. It reads and writes the same
-    addresses each time: batches are copied into the recorded one, and the gradients that it
-    leaves are valid until the next call.
-
-    Args:
-        loss_of: batch -> loss. Batches are tensors, numbers, and tuples of these.
-        parameters: those that get a gradient.
-    """
-
-    def __init__(self, loss_of: Callable[[Any], torch.Tensor], parameters: list[nn.Parameter]):
-        self.loss_of, self.parameters = loss_of, parameters
-        self.recorded: dict[tuple, tuple] = {}
-        self.pool = None  # memory that all recordings share
-        self.gradients: list[torch.Tensor] = []  # where all recordings leave them
-        self.side = torch.cuda.Stream()  # the matrix library keeps scratch memory for each stream
-
-    def __call__(self, batch: Any) -> torch.Tensor:
-        """Set the parameters' gradients for this batch. Returns the loss, a scalar."""
-        key = tuple(
-            (leaf.shape, leaf.dtype) if torch.is_tensor(leaf) else leaf for leaf in _leaves(batch)
-        )
-        if key not in self.recorded:
-            self.recorded[key] = self._record(batch)
-        graph, mine, loss = self.recorded[key]
-        for ours, theirs in zip(_leaves(mine), _leaves(batch)):
-            if torch.is_tensor(ours):
-                ours.copy_(theirs, non_blocking=True)
-        graph.replay()
-        for parameter, gradient in zip(self.parameters, self.gradients):
-            parameter.grad = gradient
-        return loss.clone()
-
-    def _record(self, batch: Any) -> tuple:
-        mine = _copy(batch)
-        draws = torch.cuda.get_rng_state()  # dropout must not depend on what is recorded when
-        self.side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.side):  # libraries and compilers set themselves up
-            for _ in range(3):
-                self._forget_gradients()
-                self.loss_of(mine).backward()
-        torch.cuda.current_stream().wait_stream(self.side)
-        self._forget_gradients()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.side):
-            loss = self.loss_of(mine)
-            loss.backward()
-            gradients = [parameter.grad for parameter in self.parameters]
-            if self.gradients:  # the next recording may use the memory of these, not of the first
-                torch._foreach_copy_(self.gradients, gradients)
-        self.gradients = self.gradients or gradients
-        self._forget_gradients()
-        torch.cuda.set_rng_state(draws)
-        self.pool = self.pool or graph.pool()
-        return graph, mine, loss.detach()
-
-    def _forget_gradients(self) -> None:
-        for parameter in self.parameters:
-            parameter.grad = None
-
-
-def _leaves(batch: Any) -> Iterator:
-    if isinstance(batch, tuple):
-        for part in batch:
-            yield from _leaves(part)
-    else:
-        yield batch
-
-
-def _copy(batch: Any) -> Any:
-    if isinstance(batch, tuple):
-        parts = [_copy(part) for part in batch]
-        return type(batch)(*parts) if hasattr(batch, "_fields") else tuple(parts)
-    return batch.clone() if torch.is_tensor(batch) else batch

@@ -12,9 +12,9 @@ from torch import nn
 
 from llm.training import distributed
 from llm.training.device import autocast
+from llm.training.graphs import CUDAGraphSteps, RecordedUpdate
 from llm.training.muon import Muon
 from llm.training.settings import TrainSettings
-from llm.training.speed import CUDAGraphSteps
 from llm.utils.errors import InputError
 
 
@@ -105,6 +105,9 @@ class OptimizerStep:
         self.exchanged_bytes = 0  # gradients that this process has put into sums
         graphs = settings.cuda_graphs and self.device.type == "cuda" and settings.accumulate == 1
         self._recorded = CUDAGraphSteps(self._loss, self.trainable) if graphs else None
+        self._update = None
+        if graphs and type(optimizer) is torch.optim.AdamW:
+            self._update = RecordedUpdate(optimizer, self.trainable, settings.clip_norm)
 
     def take(self, step: int, rate: float) -> torch.Tensor:
         """Take step number `step` at a learning rate.
@@ -120,6 +123,10 @@ class OptimizerStep:
         loss = distributed.sum_over_processes(loss)
         if self.device.type == "cpu" and not math.isfinite(loss):
             return loss  # the loop stops at that, and the weights stay good
+        if self._update:
+            self._update(rate)
+            self.optimizer.zero_grad()
+            return loss
         if self.settings.clip_norm:
             nn.utils.clip_grad_norm_(self.trainable, self.settings.clip_norm)
         for group in self.optimizer.param_groups:
