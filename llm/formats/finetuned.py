@@ -183,9 +183,10 @@ def trained_tensors(
     state = {}
     with open_tensors(path) as reader:
         for name in reader.keys():
-            state[name] = reader.get_tensor(name).to(device, torch.float32, copy=True)
-            if not torch.isfinite(state[name]).all():
+            tensor = reader.get_tensor(name).to(torch.float32, copy=True)
+            if not torch.isfinite(tensor).all():  # here: asking a GPU means to wait for it
                 raise InputError(f"{path}: {name} holds values that are not finite numbers")
+            state[name] = tensor.to(device)
     if record.weights_sha256 is None:
         print(
             f"warning: {folder}/{RUN} is of an older version and holds no SHA-256 of "
