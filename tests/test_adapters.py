@@ -7,6 +7,7 @@ import torch
 from small import SMALL, change_record, write_adapter, write_base, write_messages
 
 from llm.data.tokenizer import mini_tokenizer
+from llm.formats import adapter as adapter_files
 from llm.formats.base import load_folder
 from llm.formats.finetuned import load_finetuned
 from llm.formats.record import read_record
@@ -287,3 +288,19 @@ def test_a_message_is_read_as_in_the_training_of_its_task():
     adapters.use("question")
     one, other = adapters.classify([asked, plain])
     torch.testing.assert_close(one, other)
+
+
+def test_adapters_of_one_shape_share_nothing_but_the_base(folders, monkeypatch):
+    made = []
+    real = adapter_files.outline
+    monkeypatch.setattr(adapter_files, "outline", lambda *of: made.append(of) or real(*of))
+    adapters = Adapters.load({"one": folders["everything"], "other": folders["everything"]})
+    assert len(made) == 1
+    one, other = adapters["one"], adapters["other"]
+    for mine, theirs in [*zip(one.layers.values(), other.layers.values()), (one.head, other.head)]:
+        assert mine.linear is theirs.linear or mine is one.head
+        assert torch.equal(mine.lora.A, theirs.lora.A) and torch.equal(mine.lora.B, theirs.lora.B)
+        with torch.no_grad():
+            mine.lora.A.zero_()
+        mine.train()
+        assert theirs.lora.A.any() and not theirs.training and not theirs.lora.dropout.training

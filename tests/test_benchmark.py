@@ -268,9 +268,12 @@ def test_the_start_suite():
         assert 0 < median == statistics.median(values)
 
 
-def test_the_adapters_suite(monkeypatch):
+def test_the_adapters_suite(monkeypatch, tmp_path):
     monkeypatch.setattr(adapters, "MESSAGES", 10)
-    content = adapters.adapters(options(rounds=1, counts=[2], tokens=1, device="cpu"))
+    out = tmp_path / "adapters.json"
+    given = {"rounds": 1, "tokens": 1, "device": "cpu", "peers_at_most": 2, "out": out}
+    content = adapters.adapters(options(counts=[2], **given))
+    assert json.loads(out.read_text())["ratios"] == content["ratios"]
     found = content["results"][2]
     (adapter,) = {path.stat().st_size for path in BUNDLED["spam"].glob("*.safetensors")}
     assert abs(found["adapter_bytes"] / 2 / adapter - 1) < 0.05  # the file has a header, too
@@ -283,6 +286,9 @@ def test_the_adapters_suite(monkeypatch):
     }
     for ratio in content["ratios"].values():
         check_spread(ratio)
+    more = adapters.adapters(options(counts=[3], **given))["results"][3]["contests"]
+    assert not any("peft" in name for name in more)
+    assert adapters.adapters(options(counts=[2], **given | {"seconds": -1}))["left_out"] == [2]
 
 
 def test_the_predict_suite(monkeypatch):

@@ -54,10 +54,11 @@ def test_a_loaded_folder_measures_what_the_run_measured(method, targets, base, t
     record = finetune(settings, tmp_path, device="cpu")
     torch.manual_seed(123)  # what is random must not come from here
     model, tokenizer, loaded = load_finetuned(tmp_path)
-    test = prepare_messages(settings, tokenizer, SMALL.context_length).test
+    data = prepare_messages(settings, tokenizer, SMALL.context_length)
     measured = dict(record.results["test"])
     measured.pop("f1_at_threshold")  # of the run's validation messages
-    assert metrics_on(model, test) == measured
+    assert metrics_on(model, data.test) == measured
+    assert metrics_on(model, data.validation) == record.results["validation"]
     assert loaded == record
 
 

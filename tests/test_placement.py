@@ -234,7 +234,7 @@ def test_padded_to_16_a_message_gets_the_same_in_any_company():
     for part in (shuffled[:8], shuffled[8:20], shuffled[20:]):
         for index, alone in zip(part, states(part), strict=True):
             assert torch.equal(alone, together[index])
-    assert LengthGroups([3, 20, 33], 16)._shapes == [(1, 16), (1, 32), (1, 48)]
+    assert LengthGroups([3, 20, 33], 16).shapes == [(1, 16), (1, 32), (1, 48)]
 
 
 @pytest.fixture(scope="module")

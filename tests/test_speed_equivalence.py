@@ -12,7 +12,9 @@ from llm.lora.methods import METHODS, LoRASettings, apply_method
 from llm.model.attention import causal
 from llm.model.classifier import GPTClassifier
 from llm.model.config import GPTConfig
-from llm.model.layouts import PaddedRows
+from llm.model.grouped_attention import attend_in_groups, is_short
+from llm.model.groups import LengthGroups
+from llm.model.layouts import Packed, PaddedRows
 from llm.model.short_attention import short_attention
 from llm.training.classification import ClassificationTask
 from llm.training.finetuning import FinetuneSettings, finetune
@@ -78,6 +80,31 @@ def test_padded_rows_as_on_a_gpu(method):
         model.packed = False
 
     assert curve(method, pad) == pytest.approx(curve(method), abs=1e-9)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_attention_among_short_messages_by_products(method, monkeypatch):
+    fast = curve(method)
+    monkeypatch.setattr(Packed, "_by_products", lambda *_: False)
+    assert curve(method) == pytest.approx(fast, abs=1e-12)
+
+
+@pytest.mark.parametrize("lengths", [[1], [5], [3, 1, 8, 2, 16, 3], [9, 9, 30]])
+def test_short_attention_and_its_gradients_are_those_of_each_message_alone(lengths):
+    torch.manual_seed(0)
+    shape = (1, 2, sum(lengths), 32)
+    heads = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    groups = LengthGroups(lengths)
+    assert is_short(groups, heads[0])
+    assert not is_short(LengthGroups([1000]), torch.empty(1, 2, 1000, 32))
+    together = attend_in_groups(*heads, groups)
+    alone = torch.cat(
+        [causal(*message) for message in zip(*(x.split(lengths, dim=2) for x in heads))], dim=2
+    )
+    torch.testing.assert_close(together, alone)
+    grad = torch.randn(shape, dtype=torch.float64)
+    ours, theirs = (torch.autograd.grad(x, heads, grad) for x in (together, alone))
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_the_fused_lora_layer():

@@ -46,13 +46,19 @@ def main() -> int:
     )
     parser.add_argument("--shape", choices=PRESETS, default="mini", help="inference: of the model")
     parser.add_argument(
-        "--seconds", type=float, default=600, help="gpu, gpus, variants: begin no job after"
+        "--seconds",
+        type=float,
+        default=600,
+        help="gpu, gpus, variants, adapters: begin no job after",
     )
     parser.add_argument(
         "--quick", action="store_true", help="the same and limit: tiny, on any device"
     )
     parser.add_argument(
         "--counts", type=_numbers, default="1,10,100", help="adapters: how many, one after another"
+    )
+    parser.add_argument(
+        "--peers-at-most", type=positive, default=100, help="adapters: no peer beside more of them"
     )
     parser.add_argument("--tokens", type=positive, default=32, help="adapters: to write")
     parser.add_argument(

@@ -1,6 +1,8 @@
 """The suite of `llm.benchmark` for many adapters on one base, one for each message of a batch.
 
     python -m llm.benchmark adapters --counts 1,10,100,1000 --out adapters.json
+    python -m llm.benchmark adapters --counts 1,10,100,1000 --device cuda --peers-at-most 10 \\
+        --seconds 100 --out adapters-cuda.json
 
 For each count: the memory that the adapters hold, the time to load one and to switch to one, and a
 batch of 100 messages, real ones, in which each message has its own adapter (message i has adapter
@@ -10,7 +12,9 @@ apart, and once for writing, where each step adds one token a message. Beside it
 * peft, which takes `adapter_names=` and goes through the adapters of a batch one after the other;
 * as many merged models as adapters, each with its own messages: what one would do without LoRA.
 
-The adapter is the shipped one, so answers are real; the peer's has the same shape.
+The adapter is the shipped one, so answers are real; the peer's has the same shape. To give peft a
+hundred adapters takes minutes, hence `--peers-at-most`. The file is written after each count, and
+after `--seconds` nothing more is begun but what every count needs to be whole.
 """
 
 import statistics
@@ -27,6 +31,7 @@ from llm.data.batching import Encoded, collate
 from llm.data.messages import load_task
 from llm.inference.adapters import Adapters
 from llm.inference.generate import continue_each
+from llm.utils.files import write_json
 from llm.utils.paths import BUNDLED
 
 MESSAGES = 100
@@ -38,44 +43,66 @@ def adapters(given) -> dict:
 
     Args:
         given: the command line's options: `counts`, `rounds`, `tokens` (to write), `threads`,
-            `device`.
+            `device`, `peers_at_most` (adapters beside which peers are measured), `seconds` (no
+            count and no round is begun after), `out` (written after each count).
 
     Returns:
-        `results`: by count; `ratios`: mixed over one adapter, and over the peers, round by round.
+        `results`: by count; `ratios`: mixed over one adapter, and over the peers, round by round;
+        `left_out`: counts for which no time was left.
     """
     torch.set_num_threads(given.threads)
+    deadline = time.perf_counter() + given.seconds
     texts = [message.text for message in load_task("spam").messages[:MESSAGES]]
-    results, ratios = {}, {}
+    content = {"results": {}, "ratios": {}, "left_out": []}
+    content |= {"threads": given.threads, "device": given.device}
     for count in given.counts:
-        started = time.perf_counter()
-        ours = Adapters.load({f"a{i}": BUNDLED["spam"] for i in range(count)}, given.device)
-        loading = (time.perf_counter() - started) / count
-        contests = _contests(ours, texts, given.tokens)
-        if missing("peft") is None and count <= MESSAGES:
-            contests |= _peft(ours, texts, given.tokens, count)
-        for run in contests.values():
-            run()  # the first call sets the libraries up
-        found = {name: [] for name in contests}
-        for _ in range(given.rounds):
-            for name, run in contests.items():
-                found[name].append(dict(zip(("seconds", "processor_seconds"), _timed(run))))
-        results[count] = {
-            "adapter_bytes": _bytes(ours),
-            "load_seconds_an_adapter": loading,
-            "switch_seconds": _switching(ours),
-            "contests": found,
-        }
-        for kind in ("classify", "write"):
-            for other in ("one adapter", "peft", "merged"):
-                if f"{kind}, {other}" in found:
-                    for figure in ("seconds", "processor_seconds"):
-                        pairs = zip(found[f"{kind}, {other}"], found[f"{kind}, mixed"])
-                        ratios[f"{kind}, {count} adapters: rate over {other}, {figure}"] = spread(
-                            [theirs[figure] / mine[figure] for theirs, mine in pairs]
-                        )
+        if time.perf_counter() > deadline:
+            content["left_out"].append(count)
+            continue
+        content["results"][count] = found = _measure(count, texts, given, deadline)
+        content["ratios"] |= _ratios(count, found["contests"])
+        if given.out:
+            write_json(given.out, content)
         print(f"{count} adapters measured", file=sys.stderr, flush=True)
-        del ours, contests
-    return {"results": results, "ratios": ratios, "threads": given.threads, "device": given.device}
+    return content
+
+
+def _measure(count: int, texts: list[str], given, deadline: float) -> dict:
+    """What `results` holds for one count."""
+    started = time.perf_counter()
+    ours = Adapters.load({f"a{i}": BUNDLED["spam"] for i in range(count)}, given.device)
+    loading = (time.perf_counter() - started) / count
+    contests = _contests(ours, texts, given.tokens)
+    if missing("peft") is None and count <= min(MESSAGES, given.peers_at_most):
+        contests |= _peft(ours, texts, given.tokens, count)
+    for run in contests.values():
+        run()  # the first call sets the libraries up
+    found = {name: [] for name in contests}
+    for number in range(given.rounds):
+        if number and time.perf_counter() > deadline:
+            break
+        for name, run in contests.items():
+            found[name].append(dict(zip(("seconds", "processor_seconds"), _timed(run))))
+    return {
+        "adapter_bytes": _bytes(ours),
+        "load_seconds_an_adapter": loading,
+        "switch_seconds": _switching(ours),
+        "contests": found,
+    }
+
+
+def _ratios(count: int, found: dict[str, list[dict]]) -> dict[str, dict]:
+    """The rate of the mixed batch over the others', round by round."""
+    ratios = {}
+    for kind in ("classify", "write"):
+        for other in ("one adapter", "peft", "merged"):
+            for figure in ("seconds", "processor_seconds"):
+                pairs = list(zip(found.get(f"{kind}, {other}", []), found[f"{kind}, mixed"]))
+                if pairs:
+                    ratios[f"{kind}, {count} adapters: rate over {other}, {figure}"] = spread(
+                        [theirs[figure] / mine[figure] for theirs, mine in pairs]
+                    )
+    return ratios
 
 
 def _timed(run: Callable) -> tuple[float, float]:

@@ -120,9 +120,7 @@ def outline(folder: str | Path, record: RunRecord) -> GPTClassifier | GPTModel:
     Raises InputError when that file is not the one that was written with the record, or does not
     hold tensors of just the names and shapes that the model wants.
     """
-    path = Path(folder) / record.weights_file
-    if record.weights_sha256 not in (None, sha256_of_file(path)):
-        raise InputError(f"{path} is damaged (its SHA-256 is not that in {RUN}); {MEND}")
+    _check_hash(folder, record)
     try:
         with torch.device("meta"):
             body = GPTModel(record.config)
@@ -130,8 +128,20 @@ def outline(folder: str | Path, record: RunRecord) -> GPTClassifier | GPTModel:
             apply_method(model, record.method, record.lora)
     except (RuntimeError, OverflowError, TypeError):  # sizes beyond what can be counted
         raise InputError(f"{folder}/{RUN} tells of a model too large for any machine") from None
-    _check_tensors(stored_state(model), path)
+    _check_tensors(stored_state(model), Path(folder) / record.weights_file)
     return model
+
+
+def check_file(folder: str | Path, record: RunRecord, wanted: dict[str, torch.Tensor]) -> None:
+    """Raise InputError as `outline` does, whose `stored_state` is known to be `wanted`."""
+    _check_hash(folder, record)
+    _check_tensors(wanted, Path(folder) / record.weights_file)
+
+
+def _check_hash(folder: str | Path, record: RunRecord) -> None:
+    path = Path(folder) / record.weights_file
+    if record.weights_sha256 not in (None, sha256_of_file(path)):
+        raise InputError(f"{path} is damaged (its SHA-256 is not that in {RUN}); {MEND}")
 
 
 def fill(
@@ -154,26 +164,36 @@ def fill(
     Raises:
         InputError: values that are not finite numbers.
     """
+    state = trained_tensors(folder, record, device)
+    for name in model.state_dict():
+        if name not in state:
+            state[name] = base[_base_name(name.removeprefix("body."))]
+    model.load_state_dict(state, assign=True)
+    return model.requires_grad_(False).eval()
+
+
+def trained_tensors(
+    folder: str | Path, record: RunRecord, device: str | torch.device
+) -> dict[str, torch.Tensor]:
+    """A folder's tensors by name, float32, copies: the file may change while they are in use.
+
+    Raises InputError when they are not finite numbers.
+    """
     path = Path(folder) / record.weights_file
     state = {}
     with open_tensors(path) as reader:
-        trained = set(reader.keys())
-        for name in model.state_dict():
-            if name not in trained:
-                state[name] = base[_base_name(name.removeprefix("body."))]
-                continue
-            # A copy: the file may change while the model is in use.
-            state[name] = reader.get_tensor(name).to(device, torch.float32, copy=True)
-            if not torch.isfinite(state[name]).all():
+        for name in reader.keys():
+            tensor = reader.get_tensor(name).to(torch.float32, copy=True)
+            if not torch.isfinite(tensor).all():  # here: asking a GPU means to wait for it
                 raise InputError(f"{path}: {name} holds values that are not finite numbers")
-    model.load_state_dict(state, assign=True)
+            state[name] = tensor.to(device)
     if record.weights_sha256 is None:
         print(
             f"warning: {folder}/{RUN} is of an older version and holds no SHA-256 of "
             f"{path.name}, so damage to that would go unnoticed",
             file=sys.stderr,
         )
-    return model.requires_grad_(False).eval()
+    return state
 
 
 def _load_base(record: RunRecord, device: str) -> GPTModel:

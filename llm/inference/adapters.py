@@ -21,8 +21,8 @@ from torch import nn
 
 from llm.data.batching import Encoded, collate
 from llm.data.tokenizer import Tokenizer
+from llm.formats.adapter import AdapterReader
 from llm.formats.base import check_vocabulary, load_base, load_tokenizer
-from llm.formats.finetuned import base_state, fill, outline
 from llm.formats.record import RunRecord, read_record
 from llm.inference.evaluation import classify
 from llm.inference.mixed import Groups, MixedHead, MixedLinear, share_mixed
@@ -91,6 +91,7 @@ class Adapters:
         # Where layers can be exchanged: the module that owns each, and its name there.
         kinds = (nn.Linear, QuantizedLinear)
         self._plain = {n: m for n, m in self.model.named_modules() if isinstance(m, kinds)}
+        self._reader = AdapterReader(self._plain, next(body.parameters()).device)
         self._places = {}
         for name in self._plain:
             owner, _, child = name.rpartition(".")
@@ -164,16 +165,7 @@ class Adapters:
                 f"{folder} was trained on the base in {trained}, and the one that is loaded is in "
                 f"{loaded}; load it by itself"
             )
-        device = next(self.model.parameters()).device
-        shared = base_state(self.model.body)
-        alone = fill(outline(folder, record), folder, record, shared, device)
-        body = "body." if record.writes else ""  # a model that writes is a body alone
-        layers = {body + place: layer for place, layer in lora_layers(alone).items()}
-        layers.pop("head", None)
-        for place, layer in layers.items():
-            layer.linear = self._plain[place]
-        head = nn.Identity() if record.writes else alone.head
-        self._loaded[name] = Adapter(layers, head, record)
+        self._loaded[name] = Adapter(*self._reader.read(folder, record), record)
 
     def use(self, name: str | None) -> None:
         """Put an adapter in place of the one in use; None leaves the base alone.

@@ -117,7 +117,7 @@ def mixed_outputs(layers: tuple[MixedLinear, ...], x: torch.Tensor) -> list[torc
         for update, part, out in zip(layers[0].updates, rows.split(sizes), outs[0].split(sizes)):
             if update is not None:
                 out += update.layer.update(part, out)
-    elif even and (x.is_cuda or len(rows) < FEW * len(groups)):
+    elif len(groups) > 1 and even and (x.is_cuda or len(rows) < FEW * len(groups)):
         _add_by_message(layers, groups, rows, outs)
     else:
         _add_by_neighbours(layers, groups, rows, outs)

@@ -11,6 +11,7 @@ bunches of 8 or 16, and the rest of a row in another order. Padded to a multiple
 rest, and a message gets the same numbers in any company.
 """
 
+from functools import cached_property
 from itertools import groupby
 
 import torch
@@ -34,7 +35,8 @@ class LengthGroups:
             list(group) for _, group in groupby(by_length, lambda m: (lengths[m] - 1).bit_length())
         ]
         self.lengths = [torch.tensor([lengths[m] for m in group]) for group in self.messages]
-        sources, places, self._shapes = [], torch.empty(starts[-1], dtype=torch.long), []
+        sources, places = [], torch.empty(starts[-1], dtype=torch.long)
+        self.shapes: list[tuple[int, int]] = []  # (messages, longest) of each group
         padded = 0  # tokens in the groups so far, padding included
         for group, group_lengths in zip(self.messages, self.lengths):
             longest = -(-int(group_lengths[-1]) // pad_to) * pad_to
@@ -47,18 +49,19 @@ class LengthGroups:
                 real
             ]
             sources.append(source.flatten())
-            self._shapes.append(source.shape)
+            self.shapes.append((len(group), longest))
             padded += source.numel()
         self._sources, self._places = torch.cat(sources), places
+        self._of_heads: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def split(self, x: torch.Tensor) -> list[torch.Tensor]:
         """(1, n_heads, all_tokens, head_dim) -> (messages, n_heads, longest, head_dim) a group."""
         n_heads = x.shape[1]
         rows = _rows(self._sources, x.transpose(1, 2).flatten(0, 1).flatten(1))
-        sizes = [messages * longest for messages, longest in self._shapes]
+        sizes = [messages * longest for messages, longest in self.shapes]
         return [
             part.view(*shape, n_heads, -1).transpose(1, 2)
-            for part, shape in zip(rows.split(sizes), self._shapes)
+            for part, shape in zip(rows.split(sizes), self.shapes)
         ]
 
     def join(self, groups: list[torch.Tensor]) -> torch.Tensor:
@@ -66,6 +69,34 @@ class LengthGroups:
         n_heads = groups[0].shape[1]
         rows = torch.cat([group.transpose(1, 2).flatten(0, 1).flatten(1) for group in groups])
         return _rows(self._places, rows).unflatten(1, (n_heads, -1)).transpose(0, 1)[None]
+
+    @cached_property
+    def masks(self) -> list[torch.Tensor]:
+        """Of each group (longest, longest): -inf where a token may not look, else 0."""
+        longest = (longest for _, longest in self.shapes)
+        return [torch.full((tokens, tokens), -torch.inf).triu_(1) for tokens in longest]
+
+    def of_heads(self, n_heads: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The way there and back for rows of a head each, message by message and head by head.
+
+        Returns:
+            for x (all_tokens * n_heads, head_dim), the head the faster: `sources`, with
+            x[sources] all groups one after the other, (messages, n_heads, longest, head_dim) each;
+            and `places`, with x[sources][places] x again.
+        """
+        if n_heads not in self._of_heads:
+            heads = torch.arange(n_heads)
+            sources, rows, at = [], [], 0
+            sizes = [messages * longest for messages, longest in self.shapes]
+            for shape, source in zip(self.shapes, self._sources.split(sizes)):
+                source = source.view(*shape)[:, None] * n_heads + heads[:, None]
+                sources.append(source.flatten())  # of (messages, n_heads, longest)
+                row = torch.arange(at, at + source.numel()).view_as(source)
+                rows.append(row.transpose(1, 2).flatten(0, 1))  # (messages * longest, n_heads)
+                at += source.numel()
+            places = torch.cat(rows)[self._places].flatten()
+            self._of_heads[n_heads] = torch.cat(sources), places
+        return self._of_heads[n_heads]
 
 
 def _rows(which: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

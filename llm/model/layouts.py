@@ -24,6 +24,7 @@ import torch.nn.functional as F
 
 from llm.model.attention import causal
 from llm.model.blocks import TransformerBlock
+from llm.model.grouped_attention import attend_in_groups, is_short
 from llm.model.groups import LengthGroups
 from llm.utils.errors import InputError
 
@@ -123,6 +124,8 @@ class Packed:
         if len(self._lengths) == 1 and self.pad_to == 1:
             return causal(queries, keys, values, dropout_p)
         dtype = queries.dtype
+        if self._by_products(queries, dropout_p):
+            return attend_in_groups(queries, keys, values, self._groups)
         lower = dtype is torch.bfloat16 and not queries.is_cuda
         # A CPU's kernel for the backward pass takes six times as long in bfloat16 as in float32.
         with torch.autocast("cpu", enabled=False) if lower else nullcontext():
@@ -130,6 +133,20 @@ class Packed:
             groups = zip(*(self._groups.split(x) for x in tensors))
             # No token looks to its right, where the padding is.
             return self._groups.join([causal(*group, dropout_p) for group in groups]).to(dtype)
+
+    def _by_products(self, queries: torch.Tensor, dropout_p: float) -> bool:
+        """Whether short messages are to be trained on, on a CPU; to read them stays as it is.
+
+        Nor where a message has to get the same numbers in any company, to the last bit (`pad_to`):
+        that is known of PyTorch's kernel alone.
+        """
+        return (
+            queries.requires_grad
+            and queries.device.type == "cpu"
+            and queries.dtype in (torch.float32, torch.float64)
+            and not (dropout_p or self.pad_to > 1 or torch.is_autocast_enabled("cpu"))
+            and is_short(self._groups, queries)
+        )
 
     def last(self, x: torch.Tensor) -> torch.Tensor:
         """The last token of each message: (1, all_tokens, emb_dim) -> (1, batch, emb_dim)."""

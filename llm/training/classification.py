@@ -81,6 +81,7 @@ class ClassificationTask:
         self.batch_size, self.seed, self.start, self.width = batch_size, seed, start, width
         self.device = next(model.parameters()).device
         self.context_length = model.config.context_length
+        self.on_validation: torch.Tensor | None = None  # see `evaluate`
         self.train, self.validation = (
             Part(messages, hidden_states(model, messages, start) if start else None)
             for messages in (train, validation)
@@ -143,7 +144,10 @@ class ClassificationTask:
         return loss * weighted.per_message + self.lm_loss * lm_loss * weighted.per_token
 
     def evaluate(self, model: GPTClassifier) -> dict:
-        """Metrics on the validation messages. Best is the highest F1, then the lowest loss."""
+        """Metrics on the validation messages. Best is the highest F1, then the lowest loss.
+
+        The probabilities of the positive class, (messages,), stay in `on_validation`.
+        """
         messages = self.validation.messages
         positive = probabilities(
             lambda indices: self._logits(model, *self._inputs(self.validation, indices)),
@@ -151,6 +155,7 @@ class ClassificationTask:
         )[:, 1]
         if not torch.isfinite(positive).all():
             return {"loss": math.nan, "score": []}  # the loop stops at that
+        self.on_validation = positive
         metrics = classification_metrics(messages.labels, positive)
         return {**metrics, "score": [metrics["f1"], -metrics["loss"]]}
 

@@ -202,7 +202,10 @@ def _finetune(fitting: Fitting, report: bool) -> RunRecord:
         prefix_seconds=time.perf_counter() - started if start else 0.0,
     )
     if not settings.all_messages:
-        results |= measured(model, data.validation, data.test)
+        # On a GPU other weights were evaluated: rounded to bfloat16 as long as they are frozen.
+        same = settings.keep == "last" and not fitting.on_gpu
+        known = task.on_validation if same else None
+        results |= measured(model, data.validation, data.test, known)
     if everyday := everyday_messages(settings):
         results["everyday"] = metrics_on(model, encode_all(everyday, tokenizer, config))
     labels = list(data.collection.labels)
@@ -214,9 +217,20 @@ def metrics_on(model: GPTClassifier, messages: Encoded) -> dict:
     return classification_metrics(messages.labels, classify(model, messages)[:, 1])
 
 
-def measured(model: GPTClassifier, validation: Encoded, test: Encoded) -> dict:
-    """Metrics on validation and test messages, and F1 at the threshold chosen on validation."""
-    on_validation, on_test = (classify(model, part)[:, 1] for part in (validation, test))
+def measured(
+    model: GPTClassifier,
+    validation: Encoded,
+    test: Encoded,
+    on_validation: torch.Tensor | None = None,
+) -> dict:
+    """Metrics on validation and test messages, and F1 at the threshold chosen on validation.
+
+    Args:
+        on_validation: probabilities of the positive class, where they are known already.
+    """
+    if on_validation is None:
+        on_validation = classify(model, validation)[:, 1]
+    on_test = classify(model, test)[:, 1]
     threshold = best_threshold(validation.labels, on_validation)
     metrics = classification_metrics(test.labels, on_test)
     return {

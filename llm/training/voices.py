@@ -99,6 +99,18 @@ def learn_to_write(fitting: Fitting, report: bool) -> RunRecord:
         prefix_seconds=time.perf_counter() - started if start else 0.0,
     )
     if not settings.all_messages:
-        results["validation"] = measure_documents(model, data.validation)
+        # On a GPU other weights were evaluated: rounded to bfloat16 as long as they are frozen.
+        known = None if fitting.on_gpu else kept_evaluation(history)
+        results["validation"] = known or measure_documents(model, data.validation)
         results["test"] = measure_documents(model, data.test)
     return fitting.save(model, base, history, results, data.record(), labels=[])
+
+
+def kept_evaluation(history: dict) -> dict | None:
+    """What was measured on validation when the weights were those that were kept; None: never."""
+    evaluations = history["evaluations"]
+    kept = history["best_step"] or (evaluations[-1]["step"] if evaluations else None)
+    for evaluation in evaluations:
+        if evaluation["step"] == kept:
+            return {key: x for key, x in evaluation.items() if key not in ("step", "score")}
+    return None
