@@ -88,14 +88,14 @@ WHOLE = ("ch01_tokenizing.py", "ch02_data_sampling.py")
 
 
 def few_messages() -> None:
-    """Every eighth message of the collection stands for all, in this process."""
+    """Every sixteenth message of the collection stands for all, in this process."""
     from llm.data import messages
 
     read = messages._read
 
     def read_few(source):
         name, file = read(source)
-        return name, replace(file, messages=file.messages[::8])
+        return name, replace(file, messages=file.messages[::16])
 
     messages._read = read_few
 
