@@ -14,12 +14,12 @@ from llm.model.config import GPTConfig
 from llm.training.settings import FinetuneSettings
 from llm.utils.errors import InputError
 
-# Two measurements of `python -m llm.benchmark gpu` on an H100 (data/benchmarks/gpu.json), recorded
-# steps of LoRA without and with compiled blocks: 124M, 1,024 tokens a step, 5.5 and 3.7 ms; 1558M,
-# 8,192 tokens, 161.7 and 125.4 ms. A block's joined kernels save a time of their own, and one for
-# each number in (tokens, emb_dim); two equations give both.
-SAVED_A_BLOCK = 1.1e-4  # seconds a step
-SAVED_A_NUMBER = 4.9e-11  # seconds a step, block, token and unit of emb_dim
+# Two measurements of `python -m llm.benchmark gpu` on an H100 (data/benchmarks/gpu_steps.json),
+# recorded steps of LoRA without and with compiled blocks: 124M, 1,024 tokens a step, 5.48 and 3.31
+# ms; 1558M, 8,192 tokens, 163.1 and 120.9 ms. A block's joined kernels save a time of their own,
+# and one for each number in (tokens, emb_dim); two equations give both.
+SAVED_A_BLOCK = 1.36e-4  # seconds a step
+SAVED_A_NUMBER = 5.66e-11  # seconds a step, block, token and unit of emb_dim
 # Seconds of the first step, which compiles and records, with nothing kept from an earlier run: 15.7
 # at 1558M and 15.2 at 124M on an H200 (data/speed.md).
 ONE_SHAPE = 15.0
