@@ -3,7 +3,7 @@
 A language model ends in a score for every token of its vocabulary. To tell spam from ham two
 scores are enough, so a small head takes their place: two rows of 256 numbers. What do they read?
 The hidden state of a message's last real token, the only one that has seen the whole message; or
-the mean over all its tokens, which did better here (data/README.md) and is the default. Then the
+the mean over all its tokens, which did better here (data/ladder.json) and is the default. Then the
 model is fine-tuned: all of it, or, with LoRA, a few percent of it.
 
 You will see that a message's answer does not depend on what stands beside it in a batch, and how

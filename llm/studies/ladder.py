@@ -50,8 +50,8 @@ def ladder(splits: list[int], work: Path, out: Path, device: str = "auto") -> di
 
     Returns:
         what is written: `rows`, one a method and rung, with the learning rate that was chosen and
-        the validation F1 that chose it, the validation and test metrics' means and deviations over
-        the splits, the median seconds of training, and the paired difference to the rung before.
+        the F1 at every rate (validation's chose), the validation and test metrics' means and
+        deviations over the splits, the median seconds of training, and the paired difference to the rung before.
     """
     rows, run = [], None
     for method in METHODS:
@@ -78,7 +78,7 @@ def ladder(splits: list[int], work: Path, out: Path, device: str = "auto") -> di
             }
             row = {"method": method, "rung": name, "learning_rate": chosen}
             row["rates"] = [
-                {"learning_rate": rate, "validation_f1_mean": f1} for rate, f1 in scores.items()
+                {"learning_rate": rate, **_f1_of(records)} for rate, records in tried.items()
             ]
             row |= means_and_stds(columns)
             row["train_seconds"] = statistics.median(r["train_seconds"] for r in tried[chosen])
@@ -92,6 +92,11 @@ def ladder(splits: list[int], work: Path, out: Path, device: str = "auto") -> di
     result |= {"base": run["base"], "data": run["data"], "rows": rows}
     write_json(out, result)
     return result
+
+
+def _f1_of(records: list[dict]) -> dict:
+    columns = {f"{part}_f1": [r[part]["f1"] for r in records] for part in ("validation", "test")}
+    return means_and_stds(columns)
 
 
 def run_folder(method: str, rung: str, rate: float, split_seed: int) -> str:

@@ -21,8 +21,8 @@ PRECISIONS = ("fp32", "bf16")
 OPTIMIZERS = ("adamw", "muon")
 
 # Highest learning rate of each method. Chosen on the validation messages alone: a first search
-# (data/learning_rates.json, `python chapters/ch08_classification.py --search`), and one beyond its
-# edges (data/learning_rates_wider.json, `python -m llm.studies.learning_rates`). Full fine-tuning
+# (data/learning_rates.json), and one beyond its edges (data/learning_rates_wider.json,
+# `python -m llm.studies.learning_rates`). Full fine-tuning
 # has the rate of the lowest loss: in F1 the next higher one is ahead by less than a message.
 LEARNING_RATES = {"full": 8e-4, "last_block": 3e-3, "head": 1e-2, "lora": 5e-3}
 
