@@ -46,12 +46,19 @@ def overview_figure(results: dict, costs: dict | None = None) -> Figure:
     """
     figure, (left, middle, right) = new_figure(1, 3, width=11, height=3.6)
     draw_parameters(left, results)
-    draw_memory(middle, costs or results)
+    draw_memory(middle, _in_order_of(results, costs) if costs else results)
     if costs:
         middle.set_title(f"What a training step holds ({costs['device']})")
     draw_score(right, results, "f1", "F1 for spam (%)")
     _title(figure, results)
     return figure
+
+
+def _in_order_of(results: dict, costs: dict) -> dict:
+    """Costs with the methods in the order that the other panels have."""
+    order = list(results["summary"])
+    runs = sorted(costs["runs"], key=lambda run: order.index(run["method"]))
+    return {**costs, "runs": runs, "summary": {name: costs["summary"][name] for name in order}}
 
 
 def parameters_figure(results: dict) -> Figure:
