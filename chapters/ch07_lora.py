@@ -3,8 +3,8 @@
 Fine-tuning all of GPT-2 for one task moves 124 million numbers, needs gradients and optimizer state
 for each, and leaves a second file of 500 MB. LoRA rests on a hypothesis: the *change* that a task
 asks of a weight matrix W is simple, of low rank, or can be made so at no loss. For the task of this
-project it seems to: over ten splits, rank 8 is not seen to be behind full fine-tuning in F1 (chapter
-9). So W stays frozen, and the change is learned as a product of two thin matrices:
+project it seems to: over ten splits, rank 8 is not seen to be behind full fine-tuning in F1
+(chapter 9). So W stays frozen, and the change is learned as a product of two thin matrices:
 
     y = x W^T + b + (alpha / rank) * (x A B)         A: in x rank,  B: rank x out
 

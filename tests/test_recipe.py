@@ -253,3 +253,11 @@ def test_a_comparison_over_splits(runs, capsys, monkeypatch):
     mean = sum(run[words]["f1"] for run in results["baseline_runs"]) / 2
     assert results["baselines"][words]["f1"] == pytest.approx(mean)
     assert (out / "paired.png").stat().st_size > 5000
+
+
+def test_labels_alone_have_rates_of_their_own():
+    assert FinetuneSettings().lr == 5e-3
+    assert FinetuneSettings(**RECIPES["plain"]).lr == FinetuneSettings(lm_loss=0.0).lr == 1.5e-3
+    assert FinetuneSettings(method="last_block", lm_loss=0.0).lr == 1e-3
+    assert FinetuneSettings(method="full", lm_loss=0.0).lr == FinetuneSettings(method="full").lr
+    assert FinetuneSettings(lm_loss=0.0, lr=7e-3).lr == 7e-3

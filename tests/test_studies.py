@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from llm.data.tokenizer import mini_tokenizer
-from llm.figures.studies import learning_curve_figure, search_figure
+from llm.figures.studies import ladder_figure, learning_curve_figure, search_figure
 from llm.figures.style import save_figure
 from llm.formats.record import BaseRecord, RunRecord
 from llm.lora.settings import LoRASettings
 from llm.model.config import GPTConfig
 from llm.studies import compare as comparisons
+from llm.studies import ladder as ladders
 from llm.studies import learning_curve as curves
 from llm.studies import learning_rates as searches
 from llm.studies import variant_tables
@@ -249,3 +250,28 @@ def test_the_section_of_variants_is_made_of_what_was_measured(tmp_path, monkeypa
     rounds = [result(name, peak, [seconds]) for name, peak, seconds in found]
     (table,) = variant_tables.variant_tables({"results": rounds}, "seconds")
     assert table.endswith("| 0.62 (0.50 to 0.75) | 4,000.0 ms | 2.50 (2.00 to 3.00) |")
+
+
+def test_every_rung_of_the_ladder_has_the_rate_that_validation_chose(tmp_path, monkeypatch):
+    def canned_run(settings, folder, resume, device):
+        assert resume and not folder.exists()
+        plain = settings.pool == "last"  # the first rungs do best at their lowest rate
+        lowest = settings.lr == min(ladders.RATES[settings.method])
+        f1 = 0.9 + 0.01 * settings.split_seed
+        validation, test = (f1, f1 - 0.5) if lowest == plain else (f1 - 0.1, f1)
+        scores = {"accuracy": 0.5, "roc_auc": 0.5}
+        record = {"validation": {"f1": validation, **scores}, "test": {"f1": test, **scores}}
+        common = {"device": "cpu", "torch": "2", "base": {}, "data": {}}
+        return {"record": {**record, "train_seconds": 1.0}, **common}
+
+    monkeypatch.setattr(ladders, "run_in_fresh_process", canned_run)
+    result = ladders.ladder([0, 1], tmp_path / "work", tmp_path / "ladder.json")
+    assert [row["rung"] for row in result["rows"]] == [*ladders.RUNGS] * 2
+    for row in result["rows"]:
+        rates = ladders.RATES[row["method"]]
+        plain = row["rung"] in ("plain", "last epoch")
+        assert (row["learning_rate"] == min(rates)) == plain
+        assert row["test_f1_mean"] == pytest.approx(0.405)  # of the chosen rate, not of the best
+        assert [tried["learning_rate"] for tried in row["rates"]] == list(rates)
+    assert json.loads((tmp_path / "ladder.json").read_text()) == result
+    assert len(ladder_figure(result).axes) == 2

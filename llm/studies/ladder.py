@@ -51,7 +51,8 @@ def ladder(splits: list[int], work: Path, out: Path, device: str = "auto") -> di
     Returns:
         what is written: `rows`, one a method and rung, with the learning rate that was chosen and
         the F1 at every rate (validation's chose), the validation and test metrics' means and
-        deviations over the splits, the median seconds of training, and the paired difference to the rung before.
+        deviations over the splits, the median seconds of training, and the paired difference to the
+        rung before.
     """
     rows, run = [], None
     for method in METHODS:
