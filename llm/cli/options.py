@@ -181,14 +181,9 @@ def finetuning_options(parser: Parser) -> None:
         type=positive,
         help=f"messages; default: {BATCH_SIZE}, to write {WRITING_BATCH_SIZE}",
     )
-    rates, writing = (
+    rates, alone, writing = (
         ", ".join(f"{method} {rate:g}" for method, rate in found.items())
-        for found in (LEARNING_RATES, WRITING_RATES)
-    )
-    alone = ", ".join(
-        f"{method} {rate:g}"
-        for method, rate in LABELS_ALONE.items()
-        if rate != LEARNING_RATES[method]
+        for found in (LEARNING_RATES, LABELS_ALONE, WRITING_RATES)
     )
     group.add_argument(
         "--lr",

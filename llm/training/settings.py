@@ -28,7 +28,7 @@ LEARNING_RATES = {"full": 8e-4, "last_block": 3e-3, "head": 1e-2, "lora": 5e-3}
 
 # Those that learn from the labels alone, without a language-model loss, want less
 # (data/learning_rates_plain.json, `python -m llm.studies.learning_rates --recipe plain`).
-LABELS_ALONE = {**LEARNING_RATES, "last_block": 1e-3, "lora": 1.5e-3}
+LABELS_ALONE = {"last_block": 1e-3, "lora": 1.5e-3}
 
 # The same for writing, found by `compare --task writing --search`: data/voices_ham.json and
 # voices_spam.json. LoRA's best is 2.5e-3 on many messages (ham) and 5e-3 on few (spam); at 1e-2 ham
@@ -103,8 +103,8 @@ class FinetuneSettings:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.lr is None:
-            labels = LEARNING_RATES if self.lm_loss else LABELS_ALONE
-            rates = WRITING_RATES if self.writes else labels
+            rates = LEARNING_RATES if self.lm_loss else LEARNING_RATES | LABELS_ALONE
+            rates = WRITING_RATES if self.writes else rates
             object.__setattr__(self, "lr", rates[self.method])
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise InputError(f"the learning rate must be a positive number, not {self.lr}")
